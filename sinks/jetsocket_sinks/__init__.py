@@ -1,0 +1,1 @@
+"""First-party sinks, found through the entry-point group `jetsocket_ingest.sinks` like anyone else's."""
