@@ -1,0 +1,1 @@
+"""Connections: engines, the life of a WebSocket, and the pool that leases them."""
