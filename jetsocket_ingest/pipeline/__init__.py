@@ -1,0 +1,1 @@
+"""From a connection's messages to delivered batches: intake, buffer, delivery."""

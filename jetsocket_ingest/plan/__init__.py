@@ -1,0 +1,1 @@
+"""Streams to connections, under the limits of provider and pool."""
