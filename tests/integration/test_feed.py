@@ -1,4 +1,4 @@
-"""The embedded feed behaves as its documentation says: protocol, numbering, pace, slow readers, records."""
+"""The embedded feed behaves as its documentation says: protocol, numbering, pace, records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from jetsocket_ingest.errors import OperatorError
 from jetsocket_ingest.testing.feed import FeedOptions, FeedServer
-from jetsocket_ingest.testing.feed.connection import SLOW_READER_BYTES
 from tests.support.aio import run
 from tests.support.feed import BTC, ETH, ask, client, manual, numbers
 
@@ -293,146 +292,6 @@ def test_a_stream_with_a_limit_waits_for_a_listener_and_then_sends_exactly_so_ma
             assert (feed.sent[BTC].last, feed.sent[ETH].last) == (500, 500)
 
     run(main())
-
-
-# Slow readers.
-
-
-async def unread(feed: FeedServer, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A client that completes its handshake and reads nothing more."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", feed.port, limit=1024)
-    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13"
-    writer.write(
-        f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n\r\n".encode()
-    )
-    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-    writer.transport.pause_reading()
-    return reader, writer
-
-
-def test_a_slow_reader_misses_messages_and_they_are_counted() -> None:
-    async def main() -> None:
-        async with FeedServer(FeedOptions(rate=1000, size=100_000, streams=[BTC])) as feed:
-            _, writer = await unread(feed, f"/ws/{BTC}")
-            async with client(feed, f"/ws/{BTC}", max_size=None) as quick:
-                await feed.wait_for(lambda feed: feed.skipped > 50)
-                slow, fast = feed.connections
-                assert slow.full
-                assert slow.skipped[BTC] == feed.skipped
-                assert not fast.skipped
-                assert (
-                    slow.sent[BTC].count * 100_000 < SLOW_READER_BYTES + 20_000_000
-                )  # plus what the kernel holds
-                assert json.loads(await quick.recv())["seq"] >= 1
-            writer.transport.abort()
-            await feed.wait_for(lambda feed: not feed.connections)
-            assert feed.skipped == slow.skipped[BTC]
-
-    run(main())
-
-
-def test_a_stream_with_a_limit_waits_for_a_slow_reader_and_skips_nothing() -> None:
-    async def main() -> None:
-        async with FeedServer(FeedOptions(rate=10_000, size=100_000, streams=[BTC], limit=600)) as feed:
-            reader, writer = await unread(feed, f"/ws/{BTC}")
-            await feed.wait_for(lambda feed: feed.connections and feed.connections[0].full)
-            assert feed.sent[BTC].count < 600
-            writer.transport.resume_reading()
-            read = 0
-            while read < 600 * 100_010:
-                read += len(await reader.read(1 << 16))
-            assert read == 600 * 100_010
-            assert (feed.sent[BTC].count, feed.skipped) == (600, 0)
-            writer.close()
-
-    run(main())
-
-
-def test_publishing_waits_until_its_readers_have_taken_what_was_sent() -> None:
-    async def main() -> None:
-        async with manual(size=20_000_000) as feed:
-            reader, writer = await unread(feed, f"/ws/{BTC}")
-            publishing = asyncio.ensure_future(feed.publish(BTC))
-            await feed.wait_for(lambda feed: feed.sent[BTC].count == 1)
-            assert not publishing.done()
-            writer.transport.resume_reading()
-            while not publishing.done():
-                assert await reader.read(1 << 16)
-            writer.close()
-
-    run(main())
-
-
-def test_publishing_waits_for_a_slow_reader_and_loses_nothing() -> None:
-    async def main() -> None:
-        async with manual(size=100_000) as feed:
-            reader, writer = await unread(feed, f"/ws/{BTC}")
-            publishing = asyncio.ensure_future(feed.publish(BTC, 300))
-            await feed.wait_for(lambda feed: feed.sent[BTC].count > 1)
-            assert not publishing.done()
-            writer.transport.resume_reading()
-            read = 0
-            while read < 300 * 100_010:
-                read += len(await reader.read(1 << 16))
-            assert await publishing == 300
-            assert read == 300 * 100_010
-            assert feed.skipped == 0
-            writer.close()
-
-    run(main())
-
-
-def test_stopping_does_not_wait_for_a_client_that_reads_nothing_or_never_asks() -> None:
-    async def main() -> None:
-        async with FeedServer(FeedOptions(rate=1000, size=100_000, streams=[BTC])) as feed:
-            _, deaf = await unread(feed, f"/ws/{BTC}")
-            _, mute = await asyncio.open_connection("127.0.0.1", feed.port)
-            await feed.wait_for(lambda feed: feed.skipped)
-        deaf.transport.abort()
-        mute.close()
-
-    run(main(), timeout=5)
-
-
-def test_a_client_that_asks_without_reading_the_answers_is_closed() -> None:
-    async def main() -> None:
-        async with manual() as feed:
-            _, writer = await unread(feed, "/ws")
-            feed.faults.oversize(64 * 1024 * 1024)
-            writer.write(b"\x81\x8d\x00\x00\x00\x00" + b'{"op":"ping"}')
-            await feed.wait_for(lambda feed: feed.connections[0].requests)
-            assert not feed.connections[0].writable
-            writer.transport.abort()
-            await feed.wait_for(lambda feed: feed.past)
-
-    run(main())
-
-
-def test_stopping_is_immediate_for_clients_that_were_silenced_or_have_no_connection_yet() -> None:
-    async def main() -> None:
-        async with manual() as feed:
-            _, silenced = await unread(feed, "/ws")
-            _, waiting = await asyncio.open_connection("127.0.0.1", feed.port)
-            feed.faults.silence()
-            loop = asyncio.get_running_loop()
-            began = loop.time()
-            await feed.stop()
-            assert loop.time() - began < 0.9
-        silenced.transport.abort()
-        waiting.close()
-
-    run(main())
-
-
-def test_stopping_does_not_wait_for_a_client_that_says_goodbye_and_stays() -> None:
-    async def main() -> None:
-        async with manual() as feed:
-            _, writer = await unread(feed, "/ws")
-            writer.write(b"\x88\x80\x00\x00\x00\x00")
-            await feed.wait_for(lambda feed: feed.connections and not feed.connections[0].writable)
-        writer.transport.abort()
-
-    run(main(), timeout=5)
 
 
 # Records and errors.

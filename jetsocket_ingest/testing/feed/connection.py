@@ -13,9 +13,8 @@ from jetsocket_ingest.testing.feed.market import Burst
 from jetsocket_ingest.testing.feed.records import Handshake, Sent
 from jetsocket_ingest.testing.feed.wire import Wire, fragments, frame
 
-SLOW_READER_BYTES = 16 * 1024 * 1024
-"""A client with more than this waiting to be read gets no further messages until it has caught up. It leaves room for
-what a late tick makes up for at 100,000 messages a second, so that a quick reader is not taken for a slow one."""
+SLOW_READER_BYTES = 8 * 1024 * 1024
+"""A client with more than this waiting to be read gets no further messages until it has caught up."""
 
 REMEMBERED_REQUESTS = 1000
 
@@ -30,7 +29,8 @@ class FeedConnection:
         sent: stream → what was handed to this socket.
         skipped: stream → messages left out because the client did not read fast enough.
         requests: the last messages from the client, as received.
-        close_code, close_reason: how the client ended it; None while it is open, 1006 if it vanished or was cut.
+        close_code, close_reason: from the client's close frame, an echo of ours where the feed closed; None while it is
+            open, 1006 if there was no such frame.
     """
 
     def __init__(self, number: int, wire: Wire, handshake: Handshake, changed: Callable[[], None]) -> None:

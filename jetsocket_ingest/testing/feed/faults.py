@@ -10,7 +10,7 @@ from jetsocket_ingest.testing.feed.connection import FeedConnection
 from jetsocket_ingest.testing.feed.hub import Hub
 from jetsocket_ingest.testing.feed.market import Stream
 from jetsocket_ingest.testing.feed.schedule import close_code
-from jetsocket_ingest.testing.feed.wire import BINARY, frame
+from jetsocket_ingest.testing.feed.wire import BINARY, HANDSHAKE_TIMEOUT, frame
 
 T = TypeVar("T")
 
@@ -191,7 +191,9 @@ class Faults:
         self.handshake.arm(Refusal(status, body, {**after, **(headers or {})}), times)
 
     def slow_handshakes(self, delay: float, *, times: int | None = None) -> None:
-        """Let handshakes wait so many seconds for their answer."""
+        """Let handshakes wait so many seconds for their answer, less than a minute."""
+        if not 0 <= delay < HANDSHAKE_TIMEOUT:
+            raise ValueError(f"expected a delay from 0 to below {HANDSHAKE_TIMEOUT:g} seconds, found {delay}")
         self.handshake_delay.arm(delay, times)
 
     def accept_then_close(

@@ -17,9 +17,12 @@ QUOTES = 256
 REMEMBERED = 100
 """Messages of each stream kept for being sent again."""
 
-MAX_CATCH_UP = 0.25
-"""Seconds of production that a late tick makes up for. What is due beyond that is never made, as the loop would only
+MAX_BEHIND = 0.25
+"""Seconds of production that late ticks are made up for. What is due beyond that is never made, as the loop would only
 fall further behind."""
+
+MAX_CATCH_UP = 0.02
+"""Seconds of production that one tick makes at most; the next ones make the rest."""
 
 MIN_TICK = 0.005
 """Seconds between two ticks at least: at high rates one tick makes several messages of a stream at once."""
@@ -184,12 +187,12 @@ class Pacer:
     def due(self, now: float) -> int:
         """Messages to make at `now` (monotonic seconds). They count as made."""
         behind = (now - self._since) * self._rate - self._made
-        most = max(1.0, MAX_CATCH_UP * self._rate)
+        most = max(1.0, MAX_BEHIND * self._rate)
         if behind > most:
             self._since += (behind - most) / self._rate
             behind = most
         # The timer may fire a rounding error before the message it was set for.
-        due = max(0, math.floor(behind + 1e-6))
+        due = max(0, math.floor(min(behind, max(1.0, MAX_CATCH_UP * self._rate)) + 1e-6))
         self._made += due
         return due
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from websockets.datastructures import Headers
 
@@ -44,5 +44,5 @@ class Handshake:
     """
 
     path: str
-    headers: Headers
+    headers: Headers = field(repr=False)
     status: int | None = None

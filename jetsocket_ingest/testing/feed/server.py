@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import unquote
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -29,9 +29,8 @@ from jetsocket_ingest.testing.feed.options import FeedOptions
 from jetsocket_ingest.testing.feed.records import Handshake, Sent
 from jetsocket_ingest.testing.feed.requests import Rules, answer
 from jetsocket_ingest.testing.feed.schedule import ScheduledFault
-from jetsocket_ingest.testing.feed.wire import CLOSE_TIMEOUT, Wire
+from jetsocket_ingest.testing.feed.wire import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, Wire
 
-HANDSHAKE_TIMEOUT = 60.0
 STOP_TIMEOUT = 1.0
 REMEMBERED_HANDSHAKES = 10_000
 
@@ -51,7 +50,7 @@ class FeedServer:
     Messages are numbered per stream from 1, for all clients alike. Numbering goes on while nobody listens, stands still
     while the feed is stopped, and continues when the same object is started again, on the same port.
 
-    A client that reads too slowly misses messages once 16 MiB wait for it: its sequence has a gap and `skipped` counts
+    A client that reads too slowly misses messages once 8 MiB wait for it: its sequence has a gap and `skipped` counts
     them. `publish` and streams with a `limit` wait for slow readers instead.
 
     Attributes:
@@ -192,12 +191,14 @@ class FeedServer:
         if self._server:
             raise RuntimeError(f"the feed already serves {self.url}")
         options = self.options
+        # The library asks for a class but only ever calls it.
+        wire: Any = partial(Wire, wires=self._wires, heard=self._changed)
         try:
             self._server = await serve(
                 self._serve,
                 options.host,
                 self.port,
-                create_connection=partial(Wire, wires=self._wires, heard=self._changed),  # type: ignore[arg-type]  # it is only ever called
+                create_connection=wire,
                 process_request=self._judge_handshake,
                 process_response=self._note_response,
                 subprotocols=[Subprotocol(name) for name in options.subprotocols] or None,

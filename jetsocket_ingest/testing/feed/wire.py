@@ -16,6 +16,9 @@ from websockets.protocol import Event, State
 if TYPE_CHECKING:
     from jetsocket_ingest.testing.feed.records import Handshake
 
+HANDSHAKE_TIMEOUT = 60.0
+"""Seconds from the TCP connection to the answer of the opening handshake."""
+
 CLOSE_TIMEOUT = 10.0
 """Seconds a client has to end the connection, once a close frame or our FIN went out, before its socket is dropped."""
 
