@@ -42,6 +42,7 @@ fast-tests: $(INSTALLED)
 docs-generated: $(INSTALLED) ## Write the generated pages of docs/ anew
 	@$(BIN)/python -m jetsocket_ingest.telemetry.reference > docs/telemetry.md
 	@$(BIN)/jetsocket-ingest config reference > docs/configuration.md
+	@$(BIN)/jetsocket-ingest config schema > docs/config.schema.json
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,7 +19,7 @@ from jetsocket_ingest.config.load import Loaded
 from jetsocket_ingest.config.load import load as load_config
 from jetsocket_ingest.config.models import PipelineConfig
 from jetsocket_ingest.config.types import Interpolated
-from jetsocket_ingest.errors import ConfigError, JetSocketError, OutputClosed
+from jetsocket_ingest.errors import ConfigError, JetSocketError, OperatorError, OutputClosed
 from jetsocket_ingest.net.life import ReconnectPolicy, Timing, Verdict
 from jetsocket_ingest.net.pool import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket_ingest.net.tls import client_context
@@ -47,7 +47,7 @@ REJECT_LOG_INTERVAL = 10.0
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Loaded:
     """Read and check a config file. ConfigError holds every problem, each with file, line and column."""
     loaded = load_config(path, sink_options=_sink_options, environ=environ)
-    misfits = problems(loaded.config, plan(loaded.config))
+    misfits = problems(loaded.config, plan(loaded.config)) + _demo_problems(loaded.config)
     if misfits:
         raise ConfigError([loaded.located(keys, message) for keys, message in misfits])
     return loaded
@@ -149,18 +149,20 @@ class Pipeline:
                 )
                 await self.admin.start()
             await self._build_pools()
+            self.telemetry.start()
+            # From here on, what fails counts, even while others have yet to begin.
+            self.running = True
+            for name, delivery in self.deliveries.items():
+                self._tasks[name] = asyncio.create_task(delivery.run(), name=f"deliver to {name}")
+            for endpoint, connections in self.plan.items():
+                for planned in connections:
+                    await self._lease(endpoint, planned)
         except BaseException:
+            self.running = False
             await self._abandon()
             raise
-        self.telemetry.start()
-        for name, delivery in self.deliveries.items():
-            self._tasks[name] = asyncio.create_task(delivery.run(), name=f"deliver to {name}")
-        for endpoint, connections in self.plan.items():
-            for planned in connections:
-                await self._lease(endpoint, planned)
         self._spawn(watch_lag(self.lag, self.clock, log=self._log))
         self._spawn(self._keep_time())
-        self.running = True
         self._log.info(
             "pipeline.started", subscriptions=len(self.config.subscriptions), sinks=len(self.config.sinks)
         )
@@ -249,6 +251,12 @@ class Pipeline:
         for name, endpoint in self.config.endpoints.items():
             pool = self.config.pool_of(name)
             base = await self._base_uri(endpoint)
+            try:
+                arguments = _websocket_arguments(
+                    endpoint, name, self._random, self.telemetry, self.config.shutdown_timeout
+                )
+            except OperatorError as error:
+                raise OperatorError(f"endpoints.{name}.{error}") from error
             self._pools[name] = ConnectionPool(
                 ConnectionPoolConfig(
                     max_connections=pool.max_connections,
@@ -257,7 +265,7 @@ class Pipeline:
                     acquire_timeout=pool.acquire_timeout,
                 ),
                 base_uri=base,
-                manager_kwargs=_websocket_arguments(endpoint, name, self._random, self.telemetry),
+                manager_kwargs=arguments,
                 clock=self.clock,
             )
 
@@ -294,6 +302,9 @@ class Pipeline:
         lease = await pool.acquire(planned.path, receiver=intake)
         intake.socket = lease.socket
         self._leases[planned.id] = lease
+        for subscription in planned.subscriptions:
+            if self.buffer.pressed([subscription]):
+                intake.press(subscription, True)
 
     # What happens ---------------------------------------------------------------------------------------------------
 
@@ -303,14 +314,21 @@ class Pipeline:
                 intake.press(subscription, pressed)
 
     def _intake_ended(self, intake: Intake, error: Exception | None) -> None:
-        if not self.running or error is None:
+        if not self.running:
             return
-        self._spawn(self._release(intake))
         what = f"connection {intake.planned.id} failed: {error}"
-        if self.config.on_failure == "stop":
+        if error is None:
+            what = f"no sink takes the records of connection {intake.planned.id}"
+        else:
+            self._spawn(self._release(intake))
+        if error is not None and self.config.on_failure == "stop":
             self._fail(what)
-        elif all(other.state.terminal for other in self.intakes):
+        elif self._all_ended():
             self._fail(f"every connection failed; the last: {what}")
+
+    def _all_ended(self) -> bool:
+        every = len(self.intakes) == sum(map(len, self.plan.values()))
+        return every and all(intake.state.terminal for intake in self.intakes)
 
     def _delivery_ended(self, delivery: Delivery, error: Exception) -> None:
         if isinstance(error, OutputClosed):
@@ -334,7 +352,7 @@ class Pipeline:
                 for sink in self.config.subscriptions[name].sinks
             }
             if sinks <= dead and not intake.state.terminal:
-                self._spawn(self._release(intake))
+                self._spawn(self._retire(intake))
 
     def _fail(self, reason: str) -> None:
         self._log.error("pipeline.failed", error=reason)
@@ -371,6 +389,13 @@ class Pipeline:
         lease = self._leases.pop(intake.planned.id, None)
         if lease is not None:
             await lease.release()
+
+    async def _retire(self, intake: Intake) -> None:
+        """Close a connection that still works, and give it back."""
+        intake.goodbye()
+        if intake.socket is not None:
+            await intake.socket.close()
+        await self._release(intake)
 
     async def _close_pools(self) -> None:
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
@@ -432,6 +457,26 @@ def _routes(config: PipelineConfig) -> dict[str, Route]:
     return routes
 
 
+def _demo_problems(config: PipelineConfig) -> list[tuple[tuple[str, ...], str]]:
+    """What a demo:// address asks for and cannot have, as (keys in the config, sentence)."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    for name, endpoint in config.endpoints.items():
+        if endpoint.url.startswith("demo:"):
+            # Imported here: only demo:// needs a server.
+            from jetsocket_ingest.testing.feed import demo_options, demo_path
+
+            parts = [demo_options] if endpoint.session.subscribe.via == "url" else [demo_options, demo_path]
+            for part in parts:
+                try:
+                    part(endpoint.url)
+                except ConfigError as error:
+                    found += [
+                        (("endpoints", name, "url"), problem.removeprefix(f"{endpoint.url}: "))
+                        for problem in error.problems
+                    ]
+    return list(dict.fromkeys(found))
+
+
 def _backlogs(config: PipelineConfig) -> dict[str, int]:
     limits = {}
     for name, options in config.sinks.items():
@@ -441,12 +486,14 @@ def _backlogs(config: PipelineConfig) -> dict[str, int]:
 
 
 def _websocket_arguments(
-    endpoint: Endpoint, name: str, random: Callable[[], float], telemetry: Telemetry
+    endpoint: Endpoint, name: str, random: Callable[[], float], telemetry: Telemetry, shutdown_timeout: float
 ) -> dict[str, Any]:
     policy, tls, ping = endpoint.policy, endpoint.tls, endpoint.ping
+    # A peer that does not answer the close must leave time to deliver what it sent before.
+    close_timeout = min(endpoint.close_timeout, shutdown_timeout / 2)
 
     def url(uri: str) -> str:
-        if isinstance(endpoint.url, Interpolated):
+        if isinstance(endpoint.url, Interpolated) and not endpoint.url.startswith("demo:"):
             uri = endpoint.url.resolve() + uri.removeprefix(str(endpoint.url))
         query = "&".join(
             f"{quote(key)}={quote(value.reveal(), safe='')}" for key, value in endpoint.query.items()
@@ -480,7 +527,7 @@ def _websocket_arguments(
             max_time=policy.max_time,
             retry_first=True,
         ),
-        "timing": Timing(endpoint.open_timeout, endpoint.close_timeout, ping.every, ping.timeout),
+        "timing": Timing(endpoint.open_timeout, close_timeout, ping.every, ping.timeout),
         "random": random,
         "hooks": Hooks(
             dial_span=lambda attempt: telemetry.tracing.span(
