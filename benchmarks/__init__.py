@@ -1,0 +1,1 @@
+"""Measurements: the program beside the floor of the machine, in one run."""
