@@ -16,9 +16,7 @@ from jetsocket_ingest.errors import DialError
 from jetsocket_ingest.net.handshake import OpeningHandshake
 from jetsocket_ingest.net.messages import (
     CLOSE,
-    INVALID_TEXT,
     PING,
-    PROTOCOL_ERROR,
     FrameSource,
     Inflater,
     MessageAssembler,
@@ -199,9 +197,7 @@ class Connection(asyncio.BufferedProtocol):
     def discard(self) -> None:
         """Drop a connection that the dial gave up; the listener hears nothing."""
         self._deaf = self._closed = True
-        if self.accepted.done() and not self.accepted.cancelled():
-            self.accepted.exception()  # looked at, or asyncio would report it as forgotten
-        self.accepted.cancel()
+        self.accepted.cancel()  # an error in it that nobody waits for any more is not to be reported
         if self._transport is not None:
             self._transport.abort()
 
@@ -230,6 +226,7 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 batch = self._messages.next_batch()
             except Violation as violation:
+                self._heed_controls()
                 self._fail(violation.code, violation.reason)
                 break
             if batch is None:
@@ -242,6 +239,8 @@ class Connection(asyncio.BufferedProtocol):
             if handed >= HANDOVER_MESSAGES or size >= HANDOVER_BYTES:
                 self._read_size = max(self._read_size // 2, READ_LEAST)
                 self._rest()
+                break
+            if self._messages.starved:
                 break
         return handed
 
@@ -289,14 +288,7 @@ class Connection(asyncio.BufferedProtocol):
     # Ending ---------------------------------------------------------------------------------------------------------
 
     def _heed_close(self, payload: bytes) -> None:
-        try:
-            close = Close.parse(payload)
-        except ProtocolError as error:
-            self._fail(PROTOCOL_ERROR, f"close frame: {error}")
-            return
-        except UnicodeDecodeError:
-            self._fail(INVALID_TEXT, "close frame: the reason is not UTF-8")
-            return
+        close = Close.parse(payload)
         self._end(int(close.code), close.reason)
         if not self._close_sent:
             self._write(Opcode.CLOSE, payload)

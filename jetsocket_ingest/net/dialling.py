@@ -44,8 +44,19 @@ async def _connect(connection: Connection, options: DialOptions, connect: Connec
         raise DialError(
             f"host name {connection.host!r} cannot be resolved ({error.strerror}): check the URL and this machine's DNS"
         ) from None
-    except OSError as error:
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
+        if not secure:
+            raise _unreachable(connection, error) from None
         raise DialError(
-            f"cannot connect to {connection.place}: {error.strerror or error}; "
-            "check the address, and that the service is reachable from here"
+            f"{connection.place} ended the connection during the TLS handshake: "
+            "if it speaks no TLS on this port, it wants ws:// in place of wss://"
         ) from None
+    except OSError as error:
+        raise _unreachable(connection, error) from None
+
+
+def _unreachable(connection: Connection, error: OSError) -> DialError:
+    return DialError(
+        f"cannot connect to {connection.place}: {error.strerror or error or type(error).__name__}; "
+        "check the address, and that the service is reachable from here"
+    )

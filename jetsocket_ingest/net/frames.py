@@ -103,7 +103,7 @@ class FrameReader:
                 if size < 0:
                     return start - position
                 if size > limit:
-                    raise self._too_long(first)
+                    raise too_big(self._max_message_size)
                 stop = start + size
                 if stop > end:
                     return stop - position
@@ -112,11 +112,6 @@ class FrameReader:
         finally:
             self._position = position
         return 2
-
-    def _too_long(self, first: int) -> Violation:
-        if first & CONTROL:
-            return Violation(PROTOCOL_ERROR, "control frame of more than 125 bytes")
-        return too_big(self._max_message_size)
 
 
 def _streak(data: bytes, position: int, first: int, limit: int, append: Callable[[bytes], None]) -> int:
@@ -156,6 +151,8 @@ def _header(data: bytes, position: int) -> tuple[int, int]:
         raise Violation(PROTOCOL_ERROR, "masked frame from a server")
     if flag < 126:
         return position + 2, flag
+    if data[position] & CONTROL:
+        raise Violation(PROTOCOL_ERROR, "control frame of more than 125 bytes")
     start, shortest = (position + 4, 126) if flag == 126 else (position + 10, 1 << 16)
     if start > len(data):
         return start, -1

@@ -5,6 +5,9 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple, Protocol
 
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close
+
 from jetsocket_ingest.net.transport import HANDOVER_BYTES, HANDOVER_MESSAGES
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -75,7 +78,7 @@ class Inflater:
 
     __slots__ = ("_context_takeover", "_decoder", "_fresh", "_window_bits")
 
-    _STEP = 1024 * 1024
+    _STEP = 64 * 1024  # the most that is inflated beyond the limit before it shows
     _TAIL = b"\x00\x00\xff\xff"
 
     def __init__(self, *, window_bits: int, context_takeover: bool) -> None:
@@ -97,7 +100,7 @@ class Inflater:
         whole: bytearray | None = None
         while True:
             decoder = self._decoder
-            room = min(self._STEP, limit + 1 - (len(whole) if whole is not None else 0))
+            room = min(self._STEP, limit + 1)
             try:
                 piece = decoder.decompress(data, room)
             except zlib.error as error:
@@ -146,12 +149,16 @@ class MessageAssembler:
         "_violation",
         "controls",
         "feed",
+        "starved",
     )
 
     def __init__(self, frames: FrameSource, max_message_size: int, inflater: Inflater | None = None) -> None:
         self.feed = frames.feed
         self.controls: list[tuple[int, bytes]] = []
-        """Control frames (opcode, payload) met by `next_batch`, for the caller to take out. Nothing follows CLOSE."""
+        """Control frames (opcode, payload) met by `next_batch`, for the caller to take out. Nothing follows CLOSE, whose
+        payload is a good one."""
+        self.starved = True
+        """There is no other batch before more bytes are fed; spares asking."""
         self._frames = frames
         self._max_message_size = max_message_size
         self._inflater = inflater
@@ -172,15 +179,19 @@ class MessageAssembler:
             raise self._violation
         batch = self._batch = []
         self._size = 0
+        self.starved = False
         try:
             while self._take_run():
                 pass
-            if not self._binary and not b"".join(batch).isascii():
-                self._check_text(batch)
         except Violation as violation:
             self._violation = violation
+        # Also before a violation: what it ends with says nothing of the text that came first.
+        if not self._binary and not b"".join(batch).isascii():
+            self._check_text(batch)
+        if self._violation is not None:
+            self.starved = False
             if not batch:
-                raise
+                raise self._violation
         return (batch, self._binary, self._size) if batch else None
 
     def _take_run(self) -> bool:
@@ -190,6 +201,7 @@ class MessageAssembler:
         run = self._pending or self._frames.next_run()
         self._pending = None
         if run is None:
+            self.starved = True
             return False
         first, payloads, size = run
         if first & CONTROL:
@@ -202,11 +214,20 @@ class MessageAssembler:
 
     def _take_controls(self, opcode: int, payloads: list[bytes]) -> bool:
         if opcode == CLOSE:
+            self._check_close(payloads[0])
             self.controls.append((CLOSE, payloads[0]))
             self._ended = True
             return False
         self.controls.extend([(opcode, payload) for payload in payloads])
         return True
+
+    def _check_close(self, payload: bytes) -> None:
+        try:
+            Close.parse(payload)
+        except ProtocolError as error:
+            raise Violation(PROTOCOL_ERROR, f"close frame: {error}") from None
+        except UnicodeDecodeError:
+            raise Violation(INVALID_TEXT, "close frame: the reason is not UTF-8") from None
 
     def _take_whole(self, run: Run) -> int:
         """Whole messages, as they are: the common case. How many had room."""
@@ -288,11 +309,12 @@ class MessageAssembler:
         return not batch or (len(batch) < HANDOVER_MESSAGES and self._size + size <= HANDOVER_BYTES)
 
     def _check_text(self, batch: list[bytes]) -> None:
-        """Keep the messages before the first one that is not UTF-8, and raise for that one."""
+        """Keep the messages before the first one that is not UTF-8; that one is the violation, being the first."""
         for index, payload in enumerate(batch):
             if not payload.isascii():
                 try:
                     payload.decode()
                 except UnicodeDecodeError as error:
                     del batch[index:]
-                    raise Violation(INVALID_TEXT, f"text message is not UTF-8: {error.reason}") from None
+                    self._violation = Violation(INVALID_TEXT, f"text message is not UTF-8: {error.reason}")
+                    return

@@ -122,7 +122,7 @@ def tls_error(error: ssl.SSLError, place: str) -> DialError:
         return DialError(
             f"the TLS certificate of {place} does not verify ({error.verify_message}): {advice}", fatal=True
         )
-    reason = error.reason or ""
+    reason = getattr(error, "reason", None) or ""
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
         return DialError(f"{place} does not speak TLS on this port; expected wss://, the peer may want ws://")
     if "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
@@ -136,4 +136,4 @@ def tls_error(error: ssl.SSLError, place: str) -> DialError:
 
 def _words(error: ssl.SSLError) -> str:
     """OpenSSL's reason without numbers and source lines."""
-    return (error.reason or str(error)).replace("_", " ").lower()
+    return (getattr(error, "reason", None) or str(error)).replace("_", " ").lower()

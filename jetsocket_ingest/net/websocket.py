@@ -87,7 +87,7 @@ class WebSocket(Generic[T]):
         resolve: turns `uri` into the URL to dial, at every connect: the place for secrets in a query.
         headers: a mapping, or a callable that is asked at every connect.
         subprotocols, tls, server_name, compression, max_message_size: see `DialOptions`.
-        engine: `websockets`, `picows`, or `auto`: the native one where it is installed.
+        engine: `websockets`, `picows`, or `auto`: the faster of them.
         policy, timing: when to reconnect, and after what silence; see `ReconnectPolicy` and `Timing`.
         on_open: awaited after every connect, with the WebSocket: the place to subscribe. What it raises ends the
             connection FAILED, except ConnectionClosed, which only says that it went down again.
@@ -128,7 +128,7 @@ class WebSocket(Generic[T]):
         self._compression = compression
         self._max_message_size = max_message_size
         self._clock: Clock = clock or SystemClock()
-        self._dial: Dial = dial or dial_for(engine, compression=compression)
+        self._dial: Dial = dial or dial_for(engine)
         self._hooks = hooks or Hooks()
         self._on_open = on_open
         self._life = Life(policy or DEFAULT_POLICY, timing or Timing(), random)
