@@ -20,6 +20,7 @@ from jetsocket_ingest.config.load import load as load_config
 from jetsocket_ingest.config.models import PipelineConfig
 from jetsocket_ingest.config.types import Interpolated
 from jetsocket_ingest.errors import ConfigError, JetSocketError, OperatorError, OutputClosed
+from jetsocket_ingest.net.budget import ConnectBudget
 from jetsocket_ingest.net.life import ReconnectPolicy, Timing, Verdict
 from jetsocket_ingest.net.pool import ConnectionPool, ConnectionPoolConfig, PooledConnection
 from jetsocket_ingest.net.tls import client_context
@@ -488,7 +489,7 @@ def _backlogs(config: PipelineConfig) -> dict[str, int]:
 def _websocket_arguments(
     endpoint: Endpoint, name: str, random: Callable[[], float], telemetry: Telemetry, shutdown_timeout: float
 ) -> dict[str, Any]:
-    policy, tls, ping = endpoint.policy, endpoint.tls, endpoint.ping
+    policy, tls, ping, rate = endpoint.policy, endpoint.tls, endpoint.ping, endpoint.limits.connect_rate
     # A peer that does not answer the close must leave time to deliver what it sent before.
     close_timeout = min(endpoint.close_timeout, shutdown_timeout / 2)
 
@@ -523,11 +524,14 @@ def _websocket_arguments(
             initial=policy.backoff.initial,
             maximum=policy.backoff.maximum,
             reset_after=policy.backoff.reset_after,
+            flaps=policy.backoff.flaps,
+            stable_after=policy.backoff.stable_after,
             max_attempts=policy.max_attempts,
             max_time=policy.max_time,
             retry_first=True,
         ),
         "timing": Timing(endpoint.open_timeout, close_timeout, ping.every, ping.timeout),
+        "budget": ConnectBudget(rate.count, rate.per) if rate is not None else None,
         "random": random,
         "hooks": Hooks(
             dial_span=lambda attempt: telemetry.tracing.span(

@@ -147,6 +147,15 @@ class Backoff(ConfigModel):
         description="The waits begin anew after data has flowed for this long, never at a mere handshake.",
     )
 
+    flaps: int = Field(
+        default=3,
+        ge=0,
+        description="Losses in a row, each before stable_after, after which the waits may begin anew; from then on they grow.",
+    )
+    stable_after: Positive = Field(
+        default=60.0, description="A connection that holds for this long ends the flapping."
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         wrong = Contradictions()
@@ -175,6 +184,21 @@ class Policy(ConfigModel):
     )
     max_time: Positive | None = Field(
         default=None, description="Time without a connection before it is given up; null: no limit."
+    )
+
+
+class ConnectRate(ConfigModel):
+    """How often the provider lets us connect."""
+
+    count: int = Field(ge=1, description="Connection attempts in a window, over all connections.")
+    per: Positive = Field(description="Length of the window.")
+
+
+class EndpointLimits(ConfigModel):
+    """What the provider allows."""
+
+    connect_rate: ConnectRate | None = Field(
+        default=None, description="Attempts beyond it wait their turn, at start and when everything reconnects."
     )
 
 
@@ -212,6 +236,7 @@ class Endpoint(ConfigModel):
     pool: Pool = Field(
         default_factory=Pool, description="The endpoint's connection pool; its keys override defaults.pool."
     )
+    limits: EndpointLimits = Field(default_factory=EndpointLimits, description="What the provider allows.")
     policy: Policy = Field(
         default_factory=Policy, description="What is tried again, how often, and what is final."
     )

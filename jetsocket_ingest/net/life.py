@@ -11,6 +11,7 @@ from enum import Enum, StrEnum
 
 from jetsocket_ingest.errors import ConnectionClosed, DialError, HandshakeRefused, InternalError
 from jetsocket_ingest.net.backoff import Backoff
+from jetsocket_ingest.net.budget import ConnectBudget
 
 
 class State(StrEnum):
@@ -31,11 +32,11 @@ class State(StrEnum):
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.DISCONNECTED: frozenset({State.CONNECTING, State.CLOSED}),
+    State.DISCONNECTED: frozenset({State.CONNECTING, State.BACKING_OFF, State.CLOSED}),
     State.CONNECTING: frozenset({State.CONNECTED, State.BACKING_OFF, State.CLOSING, State.FAILED}),
     State.CONNECTED: frozenset({State.BACKING_OFF, State.CLOSING, State.CLOSED, State.FAILED}),
     State.RECONNECTING: frozenset({State.CONNECTED, State.BACKING_OFF, State.CLOSING, State.FAILED}),
-    State.BACKING_OFF: frozenset({State.RECONNECTING, State.CLOSED, State.FAILED}),
+    State.BACKING_OFF: frozenset({State.CONNECTING, State.RECONNECTING, State.CLOSED, State.FAILED}),
     State.CLOSING: frozenset({State.CLOSED, State.FAILED}),
     State.CLOSED: frozenset(),
     State.FAILED: frozenset(),
@@ -69,6 +70,10 @@ FATAL_CLOSE_CODES = frozenset({1003, 1008, 1010})
 """Closes that say "not what you send, not you, not without that extension": repeating them is abuse of the peer."""
 
 
+STALL = 0.5
+"""Seconds that a timer may come late before we take the stall for our own and not for the peer's."""
+
+
 @dataclass(slots=True, frozen=True)
 class ReconnectPolicy:
     """When and how to connect again.
@@ -79,6 +84,8 @@ class ReconnectPolicy:
         initial, maximum: bounds of the first and of every wait, seconds.
         reset_after: seconds of flowing data after which the back-off starts over. A handshake alone never resets it:
             a peer that accepts and closes would be dialled in a tight loop.
+        flaps: losses in a row, each after less than `stable_after` seconds, whose back-off may start over; from then on
+            it grows even though data flowed, until a connection holds for `stable_after`.
         max_attempts: failed attempts in a row before the connection ends FAILED; None: no limit.
         max_time: seconds without a connection before it ends FAILED; None: no limit.
         retry_first: also retry the very first connection; otherwise its failure is final.
@@ -89,6 +96,8 @@ class ReconnectPolicy:
     initial: float = 0.5
     maximum: float = 30.0
     reset_after: float = 10.0
+    flaps: int = 3
+    stable_after: float = 60.0
     max_attempts: int | None = None
     max_time: float | None = None
     retry_first: bool = False
@@ -160,7 +169,13 @@ class Life:
     `deadline` says when `tick` wants to be called next.
     """
 
-    def __init__(self, policy: ReconnectPolicy, timing: Timing, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        policy: ReconnectPolicy,
+        timing: Timing,
+        random: Callable[[], float],
+        budget: ConnectBudget | None = None,
+    ) -> None:
         self.policy = policy
         self.timing = timing
         self.state = State.DISCONNECTED
@@ -184,13 +199,18 @@ class Life:
         self._ping_sent = 0.0
         self._ping_number = 0
         self._suspended = False
+        self._budget = budget
+        self._granted: float | None = None
+        """The moment that the budget gave us, while it lies ahead."""
+        self._flaps = 0
+        self._stalled = False
 
     # Events ---------------------------------------------------------------------------------------------------------
 
     def open(self, now: float) -> list[Action]:
         """Connect for the first time."""
         self._down_since = now
-        return [self._change(State.CONNECTING, now), Dial()]
+        return self._dial(now)
 
     def dialled(self, now: float) -> list[Action]:
         """The attempt succeeded."""
@@ -232,8 +252,7 @@ class Life:
             return []
         error = ConnectionClosed(code, reason)
         self._down_since = now
-        if self.last_received - self._connected_at >= self.policy.reset_after:
-            self._backoff.reset()
+        self._judge_flapping(now)
         verdict = self.policy.on_close(code)
         if verdict is Verdict.FAIL:
             return [self._fail(now, error)]
@@ -249,6 +268,7 @@ class Life:
         if self.state in (State.CONNECTING, State.RECONNECTING):
             return [self._change(State.CLOSING, now, reason), CancelDial()]
         if self.state in (State.DISCONNECTED, State.BACKING_OFF):
+            self._forgo()
             return [self._change(State.CLOSED, now, reason)]
         return []
 
@@ -278,6 +298,7 @@ class Life:
             return []
         self._ping_number += 1
         self._ping_sent = now
+        self._stalled = False
         if not self._suspended:
             self._pong_due = now + self.timing.ping_timeout
         if self.timing.ping_every is not None:
@@ -306,7 +327,7 @@ class Life:
     def tick(self, now: float) -> list[Action]:
         """Do what is due."""
         if self.state is State.BACKING_OFF and now >= self._since:
-            return [self._change(State.RECONNECTING, now), Dial()]
+            return self._dial(now)
         if self.state in (State.CONNECTING, State.RECONNECTING) and self._expired(
             now, self.timing.open_timeout
         ):
@@ -318,6 +339,11 @@ class Life:
             return [Abort()]
         if self.state is State.CONNECTED:
             if self._pong_due is not None and now >= self._pong_due:
+                if now - self._pong_due > STALL and not self._stalled:
+                    # We come late ourselves: the pong may lie unread in the socket. It has one more moment.
+                    self._stalled = True
+                    self._pong_due = now + STALL
+                    return []
                 return self.drop(now, f"no pong within {self.timing.ping_timeout:g} s")
             if self._next_ping is not None and now >= self._next_ping:
                 if self._pong_due is not None:
@@ -340,6 +366,38 @@ class Life:
         return None
 
     # Parts ----------------------------------------------------------------------------------------------------------
+
+    def _dial(self, now: float) -> list[Action]:
+        """Dial, or wait for the moment that the budget gives; having waited for it, dial."""
+        if self._budget is not None and self._granted is None:
+            moment = self._budget.take(now)
+            if moment > now:
+                self._granted = moment
+                changed = None
+                if self.state is not State.BACKING_OFF:
+                    changed = self._change(
+                        State.BACKING_OFF, now, "the connect budget is used up", delay=moment - now
+                    )
+                self._since = moment
+                return [changed] if changed is not None else []
+        self._granted = None
+        first = self.connects == 0 and self._failures == 0
+        return [self._change(State.CONNECTING if first else State.RECONNECTING, now), Dial()]
+
+    def _forgo(self) -> None:
+        """The attempt that the budget has a moment for will not be made."""
+        if self._budget is not None and self._granted is not None:
+            self._budget.give_back(self._granted)
+            self._granted = None
+
+    def _judge_flapping(self, now: float) -> None:
+        """Let the back-off start over where the connection was good, unless it only seemed so several times."""
+        if now - self._connected_at >= self.policy.stable_after:
+            self._flaps = 0
+        if self.last_received - self._connected_at >= self.policy.reset_after:
+            self._flaps += 1
+            if self._flaps <= self.policy.flaps:
+                self._backoff.reset()
 
     def _verdict_on(self, error: DialError) -> Verdict:
         return self.policy.on_status(error.status) if isinstance(error, HandshakeRefused) else Verdict.RETRY
@@ -365,6 +423,7 @@ class Life:
         return changed
 
     def _fail(self, now: float, error: Exception, reason: str = "") -> Changed:
+        self._forgo()
         self.error = error
         return self._change(State.FAILED, now, reason or str(error), error=error)
 

@@ -210,6 +210,7 @@ class ConnectionPool(Generic[T]):
         self._housekeeper: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
+        self._replacing = asyncio.Lock()
 
     # For users ------------------------------------------------------------------------------------------------------
 
@@ -235,16 +236,47 @@ class ConnectionPool(Generic[T]):
         """Take a connection back. Again, or another pool's, changes nothing."""
         if connection._released or connection._pool is not self:  # noqa: SLF001  (the two halves of a lease)
             return
-        connection._released = True  # noqa: SLF001
         key, socket = connection._key, connection._socket  # noqa: SLF001
         quiet = socket.state is State.CONNECTED and connection._answered()  # noqa: SLF001
-        socket.attach(_IdleWatch(self, key))
+        self._detach(connection)
         if not quiet or self.is_closed:
             self._perform(self._core.discard(key, "released, and not known to be quiet"))
             return
         self._core.settling(key)
         # The user may be cancelled here; the connection must settle all the same.
         await asyncio.shield(self._spawn(self._settle(key, socket)))
+
+    def _detach(self, connection: PooledConnection[T]) -> None:
+        """From now on it is nobody's: what arrives is not handed out any more."""
+        connection._released = True  # noqa: SLF001
+        connection._socket.attach(_IdleWatch(self, connection._key))  # noqa: SLF001
+
+    async def replace(
+        self, connection: PooledConnection[T], timeout: float | None = None, *, receiver: Receiver | None = None
+    ) -> PooledConnection[T]:
+        """Make before break: lease and connect a second connection to the same URI, then give the first back.
+
+        Needs a spare slot, and one replacement runs at a time, so that one spare slot serves a whole pool. Where none
+        comes about (PoolExhaustedError, or what kept it from opening) the first connection stays as it is. With a
+        `receiver`, both connections feed their receivers until the new one is up: duplicates are the receivers' affair.
+        """
+        uri = connection.socket.uri
+        limit = self._config.acquire_timeout if timeout is None else timeout
+        async with self._replacing:
+            fresh = await self.acquire(uri, limit, receiver=receiver)
+            try:
+                async with asyncio.timeout(None if math.isinf(limit) else limit):
+                    await fresh.socket.wait_up()
+            except TimeoutError:
+                await fresh.release()
+                raise PoolExhaustedError(self._config.max_connections, limit) from None
+            except BaseException:
+                await fresh.release()
+                raise
+            if not connection._released:  # noqa: SLF001
+                self._detach(connection)
+                self._perform(self._core.discard(connection._key, "replaced"))  # noqa: SLF001
+        return fresh
 
     def stats(self) -> PoolStats:
         """Counts now; totals since the pool was made."""

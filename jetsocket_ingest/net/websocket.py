@@ -23,6 +23,7 @@ from jetsocket_ingest.errors import (
 )
 from jetsocket_ingest.net import life as life_
 from jetsocket_ingest.net.backoff import retry_after_seconds
+from jetsocket_ingest.net.budget import ConnectBudget
 from jetsocket_ingest.net.engines import Engine, dial_for
 from jetsocket_ingest.net.life import Action, Changed, Life, ReconnectPolicy, State, Timing
 from jetsocket_ingest.net.mailbox import Mailbox
@@ -89,6 +90,7 @@ class WebSocket(Generic[T]):
         subprotocols, tls, server_name, compression, max_message_size: see `DialOptions`.
         engine: `websockets`, `picows`, or `auto`: the faster of them.
         policy, timing: when to reconnect, and after what silence; see `ReconnectPolicy` and `Timing`.
+        budget: bounds the rate of attempts; share one among all connections that a provider counts together.
         on_open: awaited after every connect, with the WebSocket: the place to subscribe. What it raises ends the
             connection FAILED, except ConnectionClosed, which only says that it went down again.
         clock, random, dial: injected.
@@ -110,6 +112,7 @@ class WebSocket(Generic[T]):
         engine: Engine = "auto",
         policy: ReconnectPolicy | None = None,
         timing: Timing | None = None,
+        budget: ConnectBudget | None = None,
         on_open: Callable[[WebSocket[T]], Awaitable[None]] | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = _random.random,
@@ -131,7 +134,7 @@ class WebSocket(Generic[T]):
         self._dial: Dial = dial or dial_for(engine)
         self._hooks = hooks or Hooks()
         self._on_open = on_open
-        self._life = Life(policy or DEFAULT_POLICY, timing or Timing(), random)
+        self._life = Life(policy or DEFAULT_POLICY, timing or Timing(), random, budget)
         self._decode = _decoder(message_type)
         self._receiver: Receiver = receiver or _Queue(self)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -192,10 +195,14 @@ class WebSocket(Generic[T]):
         """Connect, and return when connected. Raises what made it fail; cancelled, it closes again."""
         self.start()
         try:
-            await self._until(self._settled)
+            await self.wait_up()
         except BaseException:
             self.close_soon()
             raise
+
+    async def wait_up(self) -> None:
+        """Return when connected; raises what made it fail, or ConnectionClosed where it was closed."""
+        await self._until(self._settled)
         if self.state is not State.CONNECTED:
             raise self.error or ConnectionClosed(1006, "closed while connecting")
 

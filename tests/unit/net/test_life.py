@@ -9,6 +9,7 @@ import pytest
 from jetsocket_ingest.errors import ConnectionClosed, DialError, HandshakeRefused, InternalError
 from jetsocket_ingest.net import life as life_
 from jetsocket_ingest.net.backoff import Backoff, retry_after_seconds
+from jetsocket_ingest.net.budget import ConnectBudget
 from jetsocket_ingest.net.life import Changed, Life, ReconnectPolicy, State, Timing, Verdict
 
 
@@ -233,7 +234,7 @@ def test_a_fatal_dial_error_is_not_retried() -> None:
 
 def test_a_transition_outside_the_diagram_is_a_bug() -> None:
     life = connected(new_life())
-    with pytest.raises(InternalError, match="CONNECTED to CONNECTING"):
+    with pytest.raises(InternalError, match="CONNECTED to RECONNECTING"):
         life.open(1.0)
 
 
@@ -260,3 +261,62 @@ def test_the_diagram_shows_every_transition() -> None:
     for source, targets in life_.TRANSITIONS.items():
         for target in targets:
             assert f"{source.name} --> {target.name}" in text
+
+
+def test_a_budget_that_is_used_up_delays_the_dial_and_not_the_attempt() -> None:
+    budget = ConnectBudget(1, 10.0)
+    first, second = (Life(ReconnectPolicy(retry_first=True), Timing(), lambda: 0.5, budget) for _ in range(2))
+    assert first.open(0.0)[-1] == life_.Dial()
+    (change,) = changes(second.open(0.0))
+    assert (change.state, change.delay) == (State.BACKING_OFF, 10.0)
+    assert second.tick(9.9) == []
+    assert second.tick(10.0)[-1] == life_.Dial()
+    assert second.state is State.CONNECTING
+
+
+def test_a_back_off_that_ends_inside_a_used_up_budget_waits_on() -> None:
+    budget = ConnectBudget(1, 10.0)
+    life = Life(ReconnectPolicy(retry_first=True), Timing(), lambda: 0.5, budget)
+    life.open(0.0)
+    life.dial_failed(0.0, DialError("no"))
+    assert life.tick(0.25) == []
+    assert (life.state, life.deadline()) == (State.BACKING_OFF, 10.0)
+    assert life.tick(10.0)[-1] == life_.Dial()
+
+
+def test_a_connection_closed_while_it_waits_gives_its_moment_back() -> None:
+    budget = ConnectBudget(1, 10.0)
+    lives = [Life(ReconnectPolicy(retry_first=True), Timing(), lambda: 0.5, budget) for _ in range(3)]
+    for life in lives[:2]:
+        life.open(0.0)
+    lives[1].close(1.0, 1000, "")
+    (change,) = changes(lives[2].open(2.0))
+    assert change.delay == 8.0
+
+
+def test_flapping_is_damped_until_a_connection_holds() -> None:
+    policy = ReconnectPolicy(retry_first=True, reset_after=10.0, flaps=3, stable_after=60.0, maximum=100.0)
+    life = connected(new_life(policy))
+    delays, now = [], 0.0
+    for held in [15.0] * 6 + [61.0]:
+        now += held
+        life.last_received = now
+        (change,) = changes(life.lost(now, 1006, ""))
+        delays.append(change.delay)
+        now += change.delay
+        life.tick(now)
+        life.dialled(now)
+    assert delays == [0.25, 0.25, 0.25, 0.5, 1.0, 2.0, 0.25]
+
+
+def test_our_own_stall_is_not_blamed_on_the_peer() -> None:
+    life = connected(new_life(timing=Timing(ping_every=20.0, ping_timeout=5.0)))
+    life.tick(20.0)
+    # The loop was busy for three seconds: the pong may wait in the socket.
+    assert life.tick(28.0) == []
+    assert life.deadline() == 28.5
+    life.ponged(28.1, b"1")
+    assert life.state is State.CONNECTED
+    life.tick(48.0)
+    assert life.tick(60.0) == []
+    assert life.tick(60.5) == [life_.Abort()]
