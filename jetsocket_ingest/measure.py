@@ -68,7 +68,7 @@ def totals(pipeline: Pipeline) -> dict[str, Any]:
         "delivered": sum(counters.records.total() for counters in sinks),
         "rejected": sum(counters.rejected.total() for counters in sinks),
         "unmatched": sum(intake.counters.unmatched for intake in pipeline.intakes),
-        "undelivered": sum(counters.undelivered for counters in sinks),
+        "undelivered": sum(delivery.undelivered for delivery in pipeline.deliveries.values()),
     }
 
 

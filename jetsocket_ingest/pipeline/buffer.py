@@ -40,10 +40,13 @@ class Backlog:
         """Records waiting or in flight."""
         self.waiting_bytes = 0
         self.waiting_records = 0
+        self.missed = 0
+        """Records that came after it was closed, and went nowhere."""
 
     def put(self, chunk: Chunk) -> None:
         """Add; never refused: it is for the sockets to stop when it is full."""
         if self._closed:
+            self.missed += len(chunk.payloads)
             return
         if not self._waiting:
             self._waiting_since = self._clock.monotonic()

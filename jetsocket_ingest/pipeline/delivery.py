@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from jetsocket_ingest.clock import Clock
-from jetsocket_ingest.errors import OutputClosed, SinkFailed, SinkUnavailable
+from jetsocket_ingest.errors import InternalError, OutputClosed, SinkFailed, SinkUnavailable
 from jetsocket_ingest.net.backoff import Backoff
 from jetsocket_ingest.pipeline.buffer import Backlog
 from jetsocket_ingest.sink.interface import Sink
@@ -57,10 +57,25 @@ class _Flight:
     batch: Batch
     span: Span
     receipt: asyncio.Future[None] | None = None
+    written: bool = False
+    """The sink's `write` has returned; before that, no receipt says nothing."""
 
     @property
     def landed(self) -> bool:
-        return self.receipt is None or self.receipt.done()
+        return self.written and (self.receipt is None or self.receipt.done())
+
+    @property
+    def trouble(self) -> Exception | None:
+        """Why it landed undelivered."""
+        if self.receipt is None:
+            return None
+        if self.receipt.cancelled():
+            return InternalError(
+                "expected the sink to confirm a batch or to raise, but it cancelled the receipt"
+            )
+        error = self.receipt.exception()
+        assert error is None or isinstance(error, Exception)
+        return error
 
 
 class Delivery:
@@ -102,7 +117,8 @@ class Delivery:
     async def run(self) -> None:
         """Open, deliver until `stop`, flush. Cancelled, it gives up what is left. The sink is closed in any case."""
         try:
-            await self._attempt(self.sink.open)
+            if not await self._attempt(self.sink.open):
+                return
             self._log.info("sink.opened", type=self.sink.options.type, target=self.sink.describe())
             self.state = DeliveryState.RUNNING
             await self._deliver()
@@ -116,6 +132,12 @@ class Delivery:
             self._end(error)
         finally:
             await self._close()
+
+    @property
+    def undelivered(self) -> int:
+        """Records given up, and those that came after the sink had failed."""
+        reader_left = isinstance(self.error, OutputClosed)
+        return self.counters.undelivered + (0 if reader_left else self.backlog.missed)
 
     def stop(self) -> None:
         """Deliver what is there, then end."""
@@ -156,14 +178,15 @@ class Delivery:
         self._flights.append(flight)
         try:
             receipt = await self.sink.write(batch)
-        except SinkUnavailable as error:
+        except (SinkUnavailable, SinkFailed) as error:
+            # What is in the air may land nevertheless, so the error waits its turn.
             flight.receipt = asyncio.get_running_loop().create_future()
             flight.receipt.set_exception(error)
-            self._settle()
-            return
-        if receipt is not None:
-            flight.receipt = asyncio.ensure_future(_as_coroutine(receipt))
-            flight.receipt.add_done_callback(lambda _: self._settle())
+        else:
+            if receipt is not None:
+                flight.receipt = asyncio.ensure_future(_as_coroutine(receipt))
+                flight.receipt.add_done_callback(lambda _: self._settle())
+        flight.written = True
         self._settle()
 
     def _settle(self) -> None:
@@ -171,9 +194,7 @@ class Delivery:
         flights = self._flights
         while flights and flights[0].landed and self._trouble is None:
             flight = flights[0]
-            error = flight.receipt.exception() if flight.receipt is not None else None
-            if error is not None:
-                assert isinstance(error, Exception)
+            if (error := flight.trouble) is not None:
                 self._trouble = error
                 self.backlog.wake()
                 break
@@ -201,9 +222,7 @@ class Delivery:
         trouble = self._trouble
         assert trouble is not None
         for flight in self._flights:
-            flight.span.end(trouble)
-            if flight.receipt is not None:
-                flight.receipt.exception()  # seen: each repeats what the first said
+            flight.span.end(flight.trouble)  # which marks it as seen: each repeats what the first said
         if not isinstance(trouble, SinkUnavailable):
             raise trouble
         self.counters.retries += len(self._flights)
@@ -212,16 +231,19 @@ class Delivery:
         self._trouble = None
         await self._pause(trouble)
 
-    async def _attempt(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Call, and call again after back-off for as long as the sink is unavailable."""
+    async def _attempt(self, call: Callable[[], Awaitable[None]]) -> bool:
+        """Call, and call again after back-off for as long as the sink is unavailable. False where it is time to stop
+        and nothing is left to deliver."""
         while True:
             try:
                 await call()
             except SinkUnavailable as error:
+                if self._stopping.is_set() and not self.backlog.records:
+                    return False
                 await self._pause(error)
             else:
                 self._recovered()
-                return
+                return True
 
     async def _pause(self, error: Exception) -> None:
         self.counters.errors[type(error).__name__] += 1
@@ -232,7 +254,16 @@ class Delivery:
         self.error = error
         if self.state is DeliveryState.RUNNING:
             self.state = DeliveryState.RETRYING
-        await asyncio.sleep(delay)
+        if self._stopping.is_set():
+            await asyncio.sleep(delay)
+            return
+        try:
+            async with asyncio.timeout(delay):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+        # The time that is left at the end is for trying, not for waiting.
+        self._backoff.reset()
 
     def _recovered(self) -> None:
         if self.error is not None:
@@ -246,6 +277,8 @@ class Delivery:
 
     def _end(self, error: Exception) -> None:
         self.error = error
+        if not isinstance(error, OutputClosed):
+            self.counters.errors[type(error).__name__] += 1
         self.state = DeliveryState.CLOSED if isinstance(error, OutputClosed) else DeliveryState.FAILED
         self._give_up()
         if self.state is DeliveryState.FAILED:
@@ -255,8 +288,8 @@ class Delivery:
     def _give_up(self) -> None:
         for flight in self._flights:
             flight.span.end(self.error)
-            if flight.receipt is not None:
-                flight.receipt.cancel()
+            if flight.receipt is not None and not flight.receipt.cancel():
+                _ = flight.trouble  # which marks it as seen: the batch is counted below
         self._flights.clear()
         left = self.backlog.close()
         if not isinstance(self.error, OutputClosed):  # nobody is there to miss them

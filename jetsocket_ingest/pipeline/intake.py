@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from jetsocket_ingest.clock import Clock
-from jetsocket_ingest.errors import ConnectionClosed, SubscriptionRefused
+from jetsocket_ingest.errors import ConnectionClosed, OperatorError, SubscriptionRefused
 from jetsocket_ingest.net.life import Changed, State
 from jetsocket_ingest.net.websocket import WebSocket
 from jetsocket_ingest.plan.plan import PlannedConnection
@@ -53,6 +54,15 @@ class Allowance:
         return granted
 
 
+@dataclass(slots=True, frozen=True)
+class _Loss:
+    """Since when a stream is missing (ns since 1970 UTC), and why."""
+
+    since_ns: int
+    reason: str
+    code: str
+
+
 class Intake:
     """The receiver of one planned connection.
 
@@ -89,6 +99,7 @@ class Intake:
         self.socket: WebSocket[Any] | None = None
         self.lost: Counter[str] = Counter()
         """Times the connection was lost, by close code."""
+        self._up = False
         self._up_since = 0.0
         self._session = session
         self._accept = accept
@@ -101,10 +112,9 @@ class Intake:
         """Of the last subscribe, for links."""
         self._log = get_logger(endpoint=planned.endpoint, connection=planned.id)
         self._timer: asyncio.TimerHandle | None = None
-        self._last_ns: int | None = None
-        self._down_since_ns: int | None = None
-        self._down_reason = ""
-        self._down_code = ""
+        self._last_ns = 0
+        self._missing: dict[str | None, _Loss] = {}
+        """Streams that were lost and are not confirmed again; None stands for all that an address sends by itself."""
         self._unmatched_told: float | None = None
         self._unmatched_since = 0
         self._pressed: set[str] = set()
@@ -120,6 +130,7 @@ class Intake:
                 self._log.debug("connection.dialled", host=self.host, attempt=attempts + 1)
             case State.CONNECTED:
                 self.error = None
+                self._up = True
                 self._up_since = self._clock.monotonic()
                 self._log.info(
                     "connection.connected",
@@ -152,8 +163,8 @@ class Intake:
     def on_connected(self) -> None:
         self.live.clear()
         self.refused.clear()
+        self._last_ns = self._clock.wall_ns()
         self._mark(Kind.CONNECT, [None], [{"connection": self.planned.id}])
-        actions = self._session.connected(self._clock.monotonic())
         self._subscribing = self._tracing.span(
             "subscription.subscribe",
             links=[self.socket.dial_context if self.socket is not None else None],
@@ -164,7 +175,7 @@ class Intake:
         self.trace_context = self._subscribing.context
         if self.planned.streams:
             self._log.debug("subscription.requested", streams=len(self.planned.streams))
-        self._act(actions)
+        self._speak(self._session.connected)
 
     def on_messages(self, payloads: list[bytes], binary: bool, received_ns: int, size: int) -> None:
         self._last_ns = received_ns
@@ -218,7 +229,7 @@ class Intake:
             return
         if self._pressed and not socket.paused:
             socket.pause_reading()
-            self._session.suspend(self._clock.monotonic())
+            self._session.suspend()
         elif not self._pressed and socket.paused:
             socket.resume_reading()
             self._session.resume(self._clock.monotonic())
@@ -227,9 +238,19 @@ class Intake:
     def goodbye(self) -> None:
         """Say what the provider wants to hear before a close."""
         if self.state is State.CONNECTED:
-            self._act(self._session.goodbye())
+            with suppress(OperatorError):  # a secret in it cannot be read; the close itself says enough
+                self._act(self._session.goodbye())
 
     # Parts ----------------------------------------------------------------------------------------------------------
+
+    def _speak(self, ask: Callable[[float], Sequence[session_.Action]]) -> None:
+        """Do what the session wants done now."""
+        try:
+            actions = ask(self._clock.monotonic())
+        except OperatorError as error:
+            # A secret file may be away for the moment in which it is replaced.
+            actions = [session_.Reconnect(str(error))]
+        self._act(actions)
 
     def _act(self, actions: Sequence[session_.Action]) -> None:
         for action in actions:
@@ -253,20 +274,23 @@ class Intake:
         self._subscribed_all()
         if acknowledged:
             self._log.info("subscription.acknowledged", streams=len(streams))
-        if self._down_since_ns is None:
+        losses = {name: self._missing.pop(name) for name in streams or (None,) if name in self._missing}
+        if not losses:
             return
-        facts = {
-            "connection": self.planned.id,
-            "reason": self._down_reason,
-            "from": self._down_since_ns,
-            "to": self._clock.wall_ns(),
-            "count": None,
-        }
-        names: Sequence[str | None] = streams or [None]
-        self.counters.gaps[self._down_code] += len(names)
-        self._mark(Kind.GAP, names, [{**facts, "stream": name} for name in names])
-        if self.complete:
-            self._down_since_ns = None
+        self.counters.gaps.update(loss.code for loss in losses.values())
+        now_ns = self._clock.wall_ns()
+        facts = [
+            {
+                "connection": self.planned.id,
+                "reason": loss.reason,
+                "from": loss.since_ns,
+                "to": now_ns,
+                "count": None,
+                "stream": name,
+            }
+            for name, loss in losses.items()
+        ]
+        self._mark(Kind.GAP, list(losses), facts)
 
     @property
     def complete(self) -> bool:
@@ -304,19 +328,21 @@ class Intake:
         self._stop_timer()
         self._subscribing.end(change.error)
         self.live.clear()
-        if change.previous is State.CONNECTED or (change.previous is State.CLOSING and change.state.terminal):
-            reason = "backpressure" if self._pressed else change.reason or "closed by us"
-            if self._down_since_ns is None:
-                # A dead peer is noticed late: what is missing may begin right after the last thing heard.
-                self._down_since_ns = self._last_ns or self._clock.wall_ns()
-                self._down_reason = reason
+        if not self._up:
+            return
+        self._up = False
+        reason = "backpressure" if self._pressed else change.reason or "closed by us"
+        if change.state is not State.CLOSED:
             code = change.error.code if isinstance(change.error, ConnectionClosed) else None
-            self._down_code = str(code or "none")
-            self.lost[self._down_code] += 1
-            if change.state is not State.CLOSED:
-                lasted = round(self._clock.monotonic() - self._up_since, 3)
-                self._log.warning("connection.lost", code=code, reason=reason, lasted_s=lasted)
-            self._mark(Kind.DISCONNECT, [None], [{"connection": self.planned.id, "reason": reason}])
+            # A dead peer is noticed late: what is missing may begin right after the last thing heard.
+            loss = _Loss(self._last_ns, reason, str(code or "none"))
+            for name in self.planned.streams or (None,):
+                if name not in self.refused:
+                    self._missing.setdefault(name, loss)
+            self.lost[loss.code] += 1
+            lasted = round(self._clock.monotonic() - self._up_since, 3)
+            self._log.warning("connection.lost", code=code, reason=reason, lasted_s=lasted)
+        self._mark(Kind.DISCONNECT, [None], [{"connection": self.planned.id, "reason": reason}])
 
     def _mark(self, kind: Kind, streams: Sequence[str | None], facts: Sequence[dict[str, Any]]) -> None:
         payloads = [marker_payload(kind, fact) for fact in facts]
@@ -344,7 +370,11 @@ class Intake:
 
     def _tick(self) -> None:
         self._timer = None
-        self._act(self._session.tick(self._clock.monotonic()))
+        try:
+            self._speak(self._session.tick)
+        except Exception as error:  # noqa: BLE001  (a bug must end the connection, told, never its heartbeat in silence)
+            if self.socket is not None:
+                self.socket.fail(error)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

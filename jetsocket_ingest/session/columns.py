@@ -82,24 +82,10 @@ class Classifier:
 
     def _sort_fast(self, fast: _Fast, payloads: list[bytes]) -> Columns | None:
         """None where not every message is plainly data of the expected shape."""
-        joined = b"\n".join(payloads)
         count = len(payloads)
-        if joined.count(b"\n") != count - 1:
-            return None  # a message with a newline in it would be taken for two
-        try:
-            rows = fast.decoder.decode_lines(joined)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        rows = _rows(fast.decoder, payloads)
+        if rows is None or any(_any_suspect(rows, get, test) for get, test in fast.suspects):
             return None
-        if len(rows) != count:
-            return None  # an empty message
-        for get, is_suspect in fast.suspects:
-            try:
-                # Few values differ, mostly only "not there": each is tested once for the whole hand-over.
-                values = set(map(get, rows))
-            except TypeError:
-                return None
-            if any(map(is_suspect, values)):
-                return None
         streams: Sequence[str | None]
         if fast.stream is None:
             streams = [self._stream] * count
@@ -121,10 +107,20 @@ class Classifier:
 
     def _sort_slow(self, payloads: list[bytes], binary: bool) -> Columns:
         rule = self._rule
-        columns = Columns([], streams := [])
+        streams: list[str | None] = []
+        columns = Columns([], streams)
         times: list[int | None] = []
         sequences: list[int | None] = []
         for payload in payloads:
+            # What a message is must not depend on those beside it, and the two roads differ in what they look at:
+            # the fast one skips a field of no interest even where it holds the number 1e999.
+            plain = self._sort_fast(self._fast, [payload]) if self._fast is not None else None
+            if plain is not None:
+                columns.payloads.append(payload)
+                streams += plain.streams
+                times += plain.event_times_ns or ()
+                sequences += plain.sequences or ()
+                continue
             value = decode(payload, binary)
             if not self._is_data(value):
                 columns.others.append((payload, value))
@@ -157,9 +153,35 @@ class Classifier:
             return None
 
 
+def _rows(decoder: msgspec.json.Decoder[Any], payloads: list[bytes]) -> list[Any] | None:
+    """The fields of each message, decoded in one call; None where a message is not one document of that shape."""
+    joined = b"\n".join(payloads)
+    if joined.count(b"\n") != len(payloads) - 1:
+        return None  # a message with a newline in it would be taken for two
+    if not all(payloads) or any(map(bytes.isspace, payloads)):
+        return None  # `{} {}` counts as two documents and a blank message as none: rows would shift
+    try:
+        rows: list[Any] = decoder.decode_lines(joined)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return rows if len(rows) == len(payloads) else None
+
+
+def _any_suspect(rows: list[Any], get: Callable[[Any], Any], test: Callable[[Any], bool]) -> bool:
+    """Whether a row must be looked at closely."""
+    try:
+        # Few values differ, mostly only "not there": each is tested once for the whole hand-over.
+        values = set(map(get, rows))
+    except TypeError:
+        return True
+    return any(map(test, map(get, rows) if values & _ALIKE else values))
+
+
 # Values ---------------------------------------------------------------------------------------------------------------
 
 _UNUSABLE = (TypeError, ValueError, OverflowError, ArithmeticError)
+_ALIKE = frozenset({0, 1})
+"""In a set, true hides 1, and false hides 0; conditions tell them apart."""
 
 
 def _text(value: object) -> str | None:
@@ -178,11 +200,19 @@ def _whole_number(value: object) -> int | None:
 
 
 def _multiply(factor: int) -> Callable[[Any], int]:
+    digits = len(str(factor)) - 1
+    # A present time as a float has no finer steps than a quarter of a microsecond; what lies below is noise.
+    parts = min(factor, max(1000, factor // 1000)) if factor > 1 else 1
+
     def to_ns(value: Any) -> int:
         if isinstance(value, str):
+            whole, _, fraction = value.partition(".")
+            if fraction.isdecimal() and whole.isdecimal():
+                return int(whole) * factor + int(fraction[:digits].ljust(digits, "0") or 0)
             value = float(value) if "." in value else int(value)
         if isinstance(value, float):
-            return round(value * factor)
+            before = int(value)
+            return before * factor + round((value - before) * parts) * (factor // parts)
         if isinstance(value, bool):
             raise TypeError("a truth value is no time")
         return int(value) * factor
@@ -196,7 +226,7 @@ def _from_iso(value: Any) -> int:
         moment = datetime.fromisoformat(value + "+00:00")
     whole = int(moment.replace(microsecond=0).timestamp())
     # datetime keeps microseconds; what the text says beyond them is read from it.
-    fraction = value.partition(".")[2]
+    fraction = value.replace(",", ".").partition(".")[2]
     digits = fraction[: next((i for i, c in enumerate(fraction) if not c.isdigit()), len(fraction))]
     return whole * 1_000_000_000 + int(digits[:9].ljust(9, "0") or 0)
 

@@ -89,6 +89,7 @@ class Session:
         self._request_ids = 0
         self._next_beat: float | None = None
         self._answer_due: float | None = None
+        self._suspended = False
         self._leaving = False
         """After the goodbye, answers to it are expected and not looked at."""
 
@@ -109,7 +110,8 @@ class Session:
             if self._rules.ack is None:
                 actions.append(Live(streams, acknowledged=False))
             else:
-                self._pending[request_id] = _Request(streams, now + self._rules.ack.timeout)
+                due = float("inf") if self._suspended else now + self._rules.ack.timeout
+                self._pending[request_id] = _Request(streams, due)
         return actions
 
     def received(self, payloads: list[bytes], binary: bool) -> tuple[Columns, list[Action]]:
@@ -145,17 +147,22 @@ class Session:
         if now < self._next_beat:
             return []
         self._next_beat = now + heartbeat.every
-        if heartbeat.expect is not None and self._answer_due is None:
+        if heartbeat.expect is not None and self._answer_due is None and not self._suspended:
             self._answer_due = now + heartbeat.timeout
-        return [Send(encode_message(heartbeat.send.render(self._values)))]
+        self._request_ids += 1
+        values = {**self._values, "request_id": self._request_ids}
+        return [Send(encode_message(heartbeat.send.render(values)))]
 
-    def suspend(self, now: float) -> None:
-        """Reading is paused: answers cannot be seen, so none is late before reading has resumed for its full time."""
+    def suspend(self) -> None:
+        """Reading is paused: answers cannot be seen, so none is late before reading has resumed for its full time.
+        Heartbeats still go out."""
+        self._suspended = True
         self._answer_due = None
         for request in self._pending.values():
             request.due = float("inf")
 
     def resume(self, now: float) -> None:
+        self._suspended = False
         if self._rules.ack is not None:
             for request in self._pending.values():
                 request.due = now + self._rules.ack.timeout
@@ -180,7 +187,7 @@ class Session:
         """Whether the message is one the session waits for."""
         ack = self._rules.ack
         if ack is not None and ack.match.matches(value):
-            request = self._take_pending(ack.correlate.find(value) if ack.correlate is not None else None)
+            request = self._take_pending(value)
             if request is not None:
                 if ack.success is None or ack.success.matches(value):
                     actions.append(Live(request.streams, acknowledged=True))
@@ -192,11 +199,13 @@ class Session:
             return True
         return False
 
-    def _take_pending(self, request_id: object) -> _Request | None:
-        if not self._pending:
-            return None
-        if request_id is None:
-            return self._pending.popitem(last=False)[1]
+    def _take_pending(self, answer: object) -> _Request | None:
+        """The request that an answer belongs to; None where there is no such one."""
+        ack = self._rules.ack
+        assert ack is not None
+        if ack.correlate is None:
+            return self._pending.popitem(last=False)[1] if self._pending else None
+        request_id = ack.correlate.find(answer)
         return None if request_id is MISSING else self._pending.pop(str(request_id), None)
 
     def _requests(self, template: TreeTemplate) -> list[tuple[tuple[str, ...], str, str]]:
