@@ -32,6 +32,7 @@ from jetsocket_ingest.plan.plan import PlannedConnection, host_of, plan, problem
 from jetsocket_ingest.session.columns import DataRule
 from jetsocket_ingest.session.rules import AckRule, HeartbeatRule, SessionRules, functions
 from jetsocket_ingest.session.session import Session
+from jetsocket_ingest.session.watch import StaleRule
 from jetsocket_ingest.sink.interface import SinkContext
 from jetsocket_ingest.sink.options import MarkersElsewhere, SinkOptions
 from jetsocket_ingest.sink.record import Record
@@ -553,6 +554,9 @@ def _session_rules(endpoint: Endpoint) -> SessionRules:
         ack=AckRule(ack.match, ack.correlate, ack.success, ack.timeout) if ack is not None else None,
         heartbeat=HeartbeatRule(heartbeat.send, heartbeat.every, heartbeat.expect, heartbeat.timeout)
         if heartbeat is not None
+        else None,
+        stale=StaleRule(session.stale.connection, session.stale.streams)
+        if session.stale is not None
         else None,
         data=DataRule(
             match=data.match,

@@ -146,6 +146,8 @@ def _incoming(pipeline: Pipeline) -> dict[str, Callable[[], Series]]:
         "jetsocket.received": by_endpoint(_counted("bytes_received")),
         "jetsocket.read.pauses": by_endpoint(_counted("pauses")),
         "jetsocket.messages.unmatched": by_endpoint(lambda intake: intake.counters.unmatched),
+        "jetsocket.subscriptions.refused": by_endpoint(lambda intake: intake.counters.subscriptions_refused),
+        "jetsocket.subscriptions.stale": by_endpoint(lambda intake: intake.counters.stale),
         "jetsocket.records": lambda: _by_subscription(
             pipeline, lambda intake: {"": intake.counters.records}, None
         ),

@@ -198,7 +198,8 @@ class EndpointLimits(ConfigModel):
     """What the provider allows."""
 
     connect_rate: ConnectRate | None = Field(
-        default=None, description="Attempts beyond it wait their turn, at start and when everything reconnects."
+        default=None,
+        description="Attempts beyond it wait their turn, at start and when everything reconnects.",
     )
 
 

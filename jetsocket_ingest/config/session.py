@@ -138,6 +138,19 @@ class Heartbeat(ConfigModel):
         return self
 
 
+class Stale(ConfigModel):
+    """How long silence may last. Only data counts; heartbeats and answers do not."""
+
+    connection: Positive | None = Field(
+        default=None, description="No data at all for so long: connect again. null: silence is fine."
+    )
+    streams: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="Pattern of stream names (*, ?, [...]) → time without data after which the stream is subscribed "
+        "again; the first that fits counts, streams that none fits are not watched.",
+    )
+
+
 class EventTime(ConfigModel):
     """The provider's time of an event."""
 
@@ -173,6 +186,7 @@ class Session(ConfigModel):
         default=None, description="How streams are given up (via: message)."
     )
     heartbeat: Heartbeat | None = Field(default=None, description="Messages that keep the session alive.")
+    stale: Stale | None = Field(default=None, description="When silence means that something is wrong.")
     data: Data = Field(
         default_factory=Data, description="Which messages are data, and where they keep what we need."
     )
@@ -183,6 +197,11 @@ class Session(ConfigModel):
         via = self.subscribe.via
         if self.unsubscribe is not None and via != "message":
             wrong.add("unsubscribe", f"needs subscribe via: message, found via: {via}")
+        if self.stale is not None and self.stale.streams and self.data.stream is None and via == "message":
+            wrong.add(
+                ("stale", "streams"),
+                "needs data.stream: the messages of several streams on a connection cannot be told apart",
+            )
         if self.data.sequence is not None and self.data.stream is None and via == "message":
             wrong.add(
                 ("data", "sequence"),

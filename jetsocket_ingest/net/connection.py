@@ -234,6 +234,7 @@ class Connection(asyncio.BufferedProtocol):
                 break
             payloads, binary, size = batch
             handed += len(payloads)
+            self._answer_pings()
             self._listener.on_messages(payloads, binary, self._received_ns)
             self._heed_controls()
             if handed >= HANDOVER_MESSAGES or size >= HANDOVER_BYTES:
@@ -244,19 +245,28 @@ class Connection(asyncio.BufferedProtocol):
                 break
         return handed
 
+    def _answer_pings(self) -> None:
+        """Before the listener has its turn: it may be busy for long, and a ping amid the fragments of a message is owed its
+        pong before what the listener answers to that message."""
+        controls = self._messages.controls
+        if not controls:
+            return
+        self._messages.controls = [control for control in controls if control[0] != PING]
+        for opcode, payload in controls:
+            # A peer that pings without reading must not fill our memory.
+            if opcode == PING and not self._close_sent and not self._write_paused:
+                self._write(Opcode.PONG, payload)
+
     def _heed_controls(self) -> None:
         if not self._messages.controls:
             return
+        self._answer_pings()
         controls, self._messages.controls = self._messages.controls, []
         for opcode, payload in controls:
             if self._deaf:
                 return
             if opcode == CLOSE:
                 self._heed_close(payload)
-            elif opcode == PING:
-                # A peer that pings without reading must not fill our memory.
-                if not self._close_sent and not self._write_paused:
-                    self._write(Opcode.PONG, payload)
             else:
                 self._listener.on_pong(payload)
 

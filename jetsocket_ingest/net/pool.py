@@ -252,7 +252,11 @@ class ConnectionPool(Generic[T]):
         connection._socket.attach(_IdleWatch(self, connection._key))  # noqa: SLF001
 
     async def replace(
-        self, connection: PooledConnection[T], timeout: float | None = None, *, receiver: Receiver | None = None
+        self,
+        connection: PooledConnection[T],
+        timeout: float | None = None,
+        *,
+        receiver: Receiver | None = None,
     ) -> PooledConnection[T]:
         """Make before break: lease and connect a second connection to the same URI, then give the first back.
 

@@ -238,12 +238,16 @@ class Delivery:
             try:
                 await call()
             except SinkUnavailable as error:
-                if self._stopping.is_set() and not self.backlog.records:
+                if not self._is_done():
+                    await self._pause(error)
+                if self._is_done():
                     return False
-                await self._pause(error)
             else:
                 self._recovered()
                 return True
+
+    def _is_done(self) -> bool:
+        return self._stopping.is_set() and not self.backlog.records
 
     async def _pause(self, error: Exception) -> None:
         self.counters.errors[type(error).__name__] += 1

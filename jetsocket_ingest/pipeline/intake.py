@@ -34,6 +34,8 @@ class IntakeCounters:
     gaps: Counter[str] = field(default_factory=Counter)
     """Gap records, by close code of the loss."""
     subscriptions_refused: int = 0
+    stale: int = 0
+    """Times a stream was silent for too long and asked for again."""
 
 
 @dataclass(slots=True)
@@ -179,7 +181,7 @@ class Intake:
 
     def on_messages(self, payloads: list[bytes], binary: bool, received_ns: int, size: int) -> None:
         self._last_ns = received_ns
-        columns, actions = self._session.received(payloads, binary)
+        columns, actions = self._session.received(payloads, binary, self._clock.monotonic())
         if actions:
             # An answer that comes with data came before it: a stream is live before its first record.
             self._act(actions)
@@ -264,6 +266,10 @@ class Intake:
                     self._refuse(streams, answer)
                 case session_.Unmatched(count, excerpt):
                     self._unmatched(count, excerpt)
+                case session_.Stale(streams):
+                    self.counters.stale += len(streams)
+                    self.live.difference_update(streams)
+                    self._log.warning("subscription.stale", streams=_some(streams))
                 case session_.Reconnect(reason):
                     if self.socket is not None:
                         self.socket.reconnect(reason)
@@ -306,7 +312,7 @@ class Intake:
     def _refuse(self, streams: tuple[str, ...], answer: str) -> None:
         self.refused.update(streams)
         self.counters.subscriptions_refused += len(streams)
-        shown = ", ".join(streams[:5]) + (f" and {len(streams) - 5} more" if len(streams) > 5 else "")
+        shown = _some(streams)
         self._subscribing.fail(answer)
         self._subscribed_all()
         self._log.error("subscription.refused", streams=shown, reason=answer)
@@ -380,3 +386,8 @@ class Intake:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _some(streams: tuple[str, ...]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(streams[:5]) + (f" and {len(streams) - 5} more" if len(streams) > 5 else "")

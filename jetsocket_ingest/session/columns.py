@@ -68,6 +68,7 @@ class Classifier:
         self._stream = stream
         self._trivial = not controls and rule == DataRule()
         self._time = _TIME_UNITS[rule.time_unit]
+        self._factor = _FACTORS.get(rule.time_unit)
         self._fast = None if self._trivial else _compile(rule, self._controls)
 
     def sort(self, payloads: list[bytes], binary: bool) -> Columns:
@@ -96,8 +97,13 @@ class Classifier:
             streams = found
         times = None
         if fast.event_time is not None:
+            values = list(map(fast.event_time, rows))
             try:
-                times = list(map(self._time, map(fast.event_time, rows)))
+                if self._factor is not None and set(map(type, values)) == {int}:
+                    factor = self._factor
+                    times = [value * factor for value in values]
+                else:
+                    times = list(map(self._time, values))
             except _UNUSABLE:
                 return None
         sequences = None if fast.sequence is None else list(map(fast.sequence, rows))
@@ -156,10 +162,17 @@ class Classifier:
 def _rows(decoder: msgspec.json.Decoder[Any], payloads: list[bytes]) -> list[Any] | None:
     """The fields of each message, decoded in one call; None where a message is not one document of that shape."""
     joined = b"\n".join(payloads)
-    if joined.count(b"\n") != len(payloads) - 1:
-        return None  # a message with a newline in it would be taken for two
-    if not all(payloads) or any(map(bytes.isspace, payloads)):
-        return None  # `{} {}` counts as two documents and a blank message as none: rows would shift
+    # Documents may end anywhere for the decoder: `{} {}` counts as two, `{"a":` and `1}` as one, and rows would shift.
+    # Where every message begins with { and ends with }, and none holds a newline, none of that can be: after the } of
+    # one message, an open object would need a comma before the { of the next.
+    between = len(payloads) - 1
+    if (
+        joined[:1] != b"{"
+        or joined[-1:] != b"}"
+        or joined.count(b"}\n{") != between
+        or joined.count(b"\n") != between
+    ):
+        return None
     try:
         rows: list[Any] = decoder.decode_lines(joined)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -231,11 +244,9 @@ def _from_iso(value: Any) -> int:
     return whole * 1_000_000_000 + int(digits[:9].ljust(9, "0") or 0)
 
 
+_FACTORS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _TIME_UNITS: dict[str, Callable[[Any], int]] = {
-    "s": _multiply(1_000_000_000),
-    "ms": _multiply(1_000_000),
-    "us": _multiply(1_000),
-    "ns": _multiply(1),
+    **{unit: _multiply(factor) for unit, factor in _FACTORS.items()},
     "iso": _from_iso,
 }
 

@@ -15,6 +15,7 @@ from jetsocket_ingest.config.matching import Match
 from jetsocket_ingest.config.paths import Path
 from jetsocket_ingest.config.placeholders import TreeTemplate
 from jetsocket_ingest.session.columns import DataRule
+from jetsocket_ingest.session.watch import StaleRule
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,6 +55,7 @@ class SessionRules:
     max_bytes: int = 65536
     ack: AckRule | None = None
     heartbeat: HeartbeatRule | None = None
+    stale: StaleRule | None = None
     data: DataRule = field(default_factory=DataRule)
 
 

@@ -11,6 +11,7 @@ from jetsocket_ingest.config.paths import MISSING
 from jetsocket_ingest.config.placeholders import TreeTemplate
 from jetsocket_ingest.session.columns import Classifier, Columns
 from jetsocket_ingest.session.rules import SessionRules, encode_message
+from jetsocket_ingest.session.watch import Watch
 
 EXCERPT = 200
 """Characters of a provider's message that are shown to people."""
@@ -46,11 +47,21 @@ class Unmatched:
 
 
 @dataclass(slots=True, frozen=True)
+class Stale:
+    """These streams were silent for too long; they have been asked for again."""
+
+    streams: tuple[str, ...]
+
+
+@dataclass(slots=True, frozen=True)
 class Reconnect:
     reason: str
 
 
-Action = Send | Live | Refused | Unmatched | Reconnect
+Action = Send | Live | Refused | Unmatched | Stale | Reconnect
+
+STALL = 0.5
+"""Seconds that a tick may come late before the stall is ours and not the peer's: its words may lie unread."""
 
 
 @dataclass(slots=True)
@@ -90,6 +101,8 @@ class Session:
         self._next_beat: float | None = None
         self._answer_due: float | None = None
         self._suspended = False
+        self._stalled = False
+        self._watch = Watch(rules.stale, streams) if rules.stale is not None else None
         self._leaving = False
         """After the goodbye, answers to it are expected and not looked at."""
 
@@ -102,21 +115,28 @@ class Session:
         self._leaving = False
         heartbeat = self._rules.heartbeat
         self._next_beat = None if heartbeat is None else now + heartbeat.every
+        if self._watch is not None:
+            self._watch.begin(now)
         if self._rules.subscribe is None:
             return [Live(self._streams, acknowledged=False)]
+        return self._subscribe(self._rules.subscribe, self._streams, now)
+
+    def _subscribe(self, template: TreeTemplate, streams: tuple[str, ...], now: float) -> list[Action]:
         actions: list[Action] = []
-        for streams, request_id, text in self._requests(self._rules.subscribe):
+        for asked, request_id, text in self._requests(template, streams):
             actions.append(Send(text))
             if self._rules.ack is None:
-                actions.append(Live(streams, acknowledged=False))
+                actions.append(Live(asked, acknowledged=False))
             else:
                 due = float("inf") if self._suspended else now + self._rules.ack.timeout
-                self._pending[request_id] = _Request(streams, due)
+                self._pending[request_id] = _Request(asked, due)
         return actions
 
-    def received(self, payloads: list[bytes], binary: bool) -> tuple[Columns, list[Action]]:
+    def received(self, payloads: list[bytes], binary: bool, now: float) -> tuple[Columns, list[Action]]:
         """A hand-over: its data as columns, and what the rest of it calls for."""
         columns = self._classifier.sort(payloads, binary)
+        if self._watch is not None and columns.payloads:
+            self._watch.data(columns.streams, now)
         if not columns.others:
             return columns, []
         actions: list[Action] = []
@@ -129,7 +149,15 @@ class Session:
         return columns, actions
 
     def tick(self, now: float) -> list[Action]:
-        """Do what is due: heartbeats, and answers that did not come."""
+        """Do what is due: heartbeats, and answers or data that did not come."""
+        due = self.deadline()
+        if due is not None and now - due > STALL and not self._stalled:
+            self._stalled = True
+            self._grant(now)
+            return []
+        self._stalled = False
+        if self._watch is not None and not self._suspended and (silence := self._silence(self._watch, now)):
+            return silence
         late = [request for request in self._pending.values() if now >= request.due]
         if late:
             self._pending.clear()
@@ -153,6 +181,32 @@ class Session:
         values = {**self._values, "request_id": self._request_ids}
         return [Send(encode_message(heartbeat.send.render(values)))]
 
+    def _silence(self, watch: Watch, now: float) -> list[Action]:
+        if watch.silent_connection(now):
+            return [Reconnect("no data for longer than session.stale.connection allows")]
+        silent = watch.silent_streams(now)
+        if not silent:
+            return []
+        if self._rules.subscribe is None:
+            return [
+                Stale(silent),
+                Reconnect(f"no data of {silent[0]} for longer than session.stale.streams allows"),
+            ]
+        actions: list[Action] = [Stale(silent)]
+        if self._rules.unsubscribe is not None:
+            actions += [Send(text) for _, _, text in self._requests(self._rules.unsubscribe, silent)]
+        return actions + self._subscribe(self._rules.subscribe, silent, now)
+
+    def _grant(self, now: float) -> None:
+        """Whoever would be too late now has one more moment."""
+        moment = now + STALL
+        if self._answer_due is not None:
+            self._answer_due = max(self._answer_due, moment)
+        for request in self._pending.values():
+            request.due = max(request.due, moment)
+        if self._watch is not None:
+            self._watch.grant(now, STALL)
+
     def suspend(self) -> None:
         """Reading is paused: answers cannot be seen, so none is late before reading has resumed for its full time.
         Heartbeats still go out."""
@@ -163,6 +217,8 @@ class Session:
 
     def resume(self, now: float) -> None:
         self._suspended = False
+        if self._watch is not None:
+            self._watch.begin(now)
         if self._rules.ack is not None:
             for request in self._pending.values():
                 request.due = now + self._rules.ack.timeout
@@ -172,12 +228,14 @@ class Session:
         self._leaving = True
         if self._rules.unsubscribe is None:
             return []
-        return [Send(text) for _, _, text in self._requests(self._rules.unsubscribe)]
+        return [Send(text) for _, _, text in self._requests(self._rules.unsubscribe, self._streams)]
 
     def deadline(self) -> float | None:
         """When `tick` is wanted, monotonic seconds."""
         times = [request.due for request in self._pending.values()]
         times += [time for time in (self._next_beat, self._answer_due) if time is not None]
+        if self._watch is not None and not self._suspended:
+            times.append(self._watch.deadline())
         soonest = min(times, default=float("inf"))
         return None if soonest == float("inf") else soonest
 
@@ -208,12 +266,14 @@ class Session:
         request_id = ack.correlate.find(answer)
         return None if request_id is MISSING else self._pending.pop(str(request_id), None)
 
-    def _requests(self, template: TreeTemplate) -> list[tuple[tuple[str, ...], str, str]]:
+    def _requests(
+        self, template: TreeTemplate, streams: tuple[str, ...]
+    ) -> list[tuple[tuple[str, ...], str, str]]:
         """(streams, request id, text) of each message that the streams need."""
         size = self._rules.max_streams if "streams" in template.fields else 1
         requests = []
-        for start in range(0, len(self._streams), size):
-            requests += self._fitting(template, self._streams[start : start + size])
+        for start in range(0, len(streams), size):
+            requests += self._fitting(template, streams[start : start + size])
         return requests
 
     def _fitting(

@@ -98,6 +98,9 @@ EVENTS: tuple[Event, ...] = (
     Event("subscription.acknowledged", "info", "The provider confirmed streams.", ("streams",)),
     Event("subscription.refused", "error", "The provider rejected streams.", ("streams", "reason")),
     Event(
+        "subscription.stale", "warning", "Streams were silent for too long; asked for again.", ("streams",)
+    ),
+    Event(
         "message.unmatched",
         "warning",
         "Messages fit no rule of the session; one of them.",
@@ -198,6 +201,16 @@ METRICS: tuple[Metric, ...] = (
         "{gap}",
         "Gap records written, by close code of the loss.",
         ("endpoint", "subscription", "code"),
+    ),
+    Metric(
+        "jetsocket.subscriptions.refused", "counter", "{stream}", "Streams that were refused.", ("endpoint",)
+    ),
+    Metric(
+        "jetsocket.subscriptions.stale",
+        "counter",
+        "{stream}",
+        "Streams that were silent for too long.",
+        ("endpoint",),
     ),
     Metric("jetsocket.endpoint.silence", "gauge", "ms", "Since an endpoint's last message.", ("endpoint",)),
     Metric(

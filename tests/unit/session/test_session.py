@@ -48,7 +48,7 @@ def said(actions: list[Action]) -> list[Any]:
 
 
 def hear(talk: Session, *messages: object) -> list[Action]:
-    return talk.received([json.dumps(message).encode() for message in messages], False)[1]
+    return talk.received([json.dumps(message).encode() for message in messages], False, 0.0)[1]
 
 
 # Subscribing
@@ -203,7 +203,7 @@ def test_a_plain_text_may_answer_a_heartbeat() -> None:
     talk = session(heartbeat=HeartbeatRule(ping, 20.0, Match.parse({"$": "pong"}), 5.0))
     talk.connected(0)
     assert talk.tick(20) == [Send("ping")]
-    assert talk.received([b"pong"], False)[1] == []
+    assert talk.received([b"pong"], False, 0.0)[1] == []
     assert talk.deadline() == 40.0
 
 
@@ -263,7 +263,7 @@ def test_goodbye_unsubscribes_and_answers_to_it_are_not_looked_at() -> None:
 def test_what_nobody_knows_is_counted_and_the_first_of_it_shown() -> None:
     talk = session()
     talk.connected(0)
-    columns, actions = talk.received([b'{"stream":"a"}', b'{"new":1}', b"\xc3("], False)
+    columns, actions = talk.received([b'{"stream":"a"}', b'{"new":1}', b"\xc3("], False, 0.0)
     assert columns.payloads == [b'{"stream":"a"}']
     assert actions == [Unmatched(2, '{"new":1}')]
 
