@@ -10,7 +10,7 @@ import click
 COMMANDS = {
     "run": ("jetsocket_ingest.cli.run", "Run a pipeline until it is done or stopped."),
     "validate": ("jetsocket_ingest.cli.validate", "Check config files and show what they guarantee."),
-    "config": ("jetsocket_ingest.cli.config", "Tools for config files: the JSON Schema for editors."),
+    "config": ("jetsocket_ingest.cli.config", "Tools for config files: JSON Schema, reference of all keys."),
     "demo": ("jetsocket_ingest.cli.demo", "Serve the embedded feed, well or badly."),
 }
 

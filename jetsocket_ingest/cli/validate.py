@@ -38,7 +38,8 @@ def _show(path: str, loaded: Loaded) -> None:
     connections = sum(map(len, plan(config).values()))
     click.echo(f"{path}: ok, {connections} connection{'s' if connections != 1 else ''}")
     for name, subscription in config.subscriptions.items():
-        streams = f"{len(subscription.streams)} streams of " if subscription.streams else "all of "
+        count = len(subscription.streams)
+        streams = f"{count} stream{'s' if count != 1 else ''} of " if count else "all of "
         for sink in subscription.sinks:
             options = config.sinks[sink]
             assert isinstance(options, SinkOptions)

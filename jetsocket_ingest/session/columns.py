@@ -274,6 +274,8 @@ def _compile(rule: DataRule, controls: Sequence[Match]) -> _Fast | None:
     leaves: dict[Path, Any] = {path: kind | UnsetType for path, kind in fields if path is not None}
     suspects: list[tuple[Path, Callable[[Any], bool]]] = []
     for match in controls:
+        if any(not path.parts and not condition.holds({}) for path, condition in match.conditions.items()):
+            continue  # it wants the whole message to be a text such as `pong`; the fast road sees objects only
         path, condition = next(iter(match.conditions.items()))
         # Whatever fits the first condition is looked at closely; data seldom does.
         suspects.append((path, _unless_missing(condition)))

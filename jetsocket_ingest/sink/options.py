@@ -49,7 +49,7 @@ class MarkersElsewhere(ConfigModel):
 
 
 class SinkOptions(ConfigModel):
-    """Keys of every sink. A sink's own model derives from this one."""
+    """The keys that every sink has."""
 
     type: str = Field(
         description="Which sink: the name of an entry point in the group jetsocket_ingest.sinks."

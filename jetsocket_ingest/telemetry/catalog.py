@@ -57,7 +57,7 @@ EVENTS: tuple[Event, ...] = (
     Event(
         "pipeline.started",
         "info",
-        "Sinks are open and connections are being made.",
+        "Sinks are opening and connections are being made.",
         ("subscriptions", "sinks"),
     ),
     Event(

@@ -145,6 +145,9 @@ def _to_standard_logging(_logger: object, level: str, event_dict: EventDict) -> 
     raise structlog.DropEvent
 
 
+# In a program that configures no logging, Python would print our warnings to standard error.
+logging.getLogger("jetsocket_ingest").addHandler(logging.NullHandler())
+
 if not structlog.is_configured():
     # structlog's own default prints to standard output, which belongs to the stdout sink.
     structlog.configure(

@@ -5,7 +5,11 @@ from __future__ import annotations
 from jetsocket_ingest.sink import Batch, Kind, Sink, SinkOptions
 
 
-class DiscardSink(Sink[SinkOptions]):
+class DiscardOptions(SinkOptions):
+    """Counts records and drops them, for trials and benchmarks."""
+
+
+class DiscardSink(Sink[DiscardOptions]):
     """Takes everything at once and keeps nothing.
 
     Attributes:
@@ -14,6 +18,7 @@ class DiscardSink(Sink[SinkOptions]):
         bytes: payload bytes of both.
     """
 
+    Options = DiscardOptions
     handles_markers = True
     records = 0
     markers = 0

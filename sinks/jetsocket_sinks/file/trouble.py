@@ -20,6 +20,7 @@ _LASTING = {
     errno.EACCES: "user {user} may not write there: change its rights or the path",
     errno.EPERM: "user {user} may not write there: change its rights or the path",
     errno.EROFS: "the file system is read-only: mount it writable or change the path",
+    errno.ENOENT: "no such folder can be made there: change the path",
     errno.ENOTDIR: "expected a folder, found a file or a symbolic link (links below the fixed part of the path are not "
     "followed): move it away or change the path",
     errno.ELOOP: "found a symbolic link where none is followed: move it away or change the path",
