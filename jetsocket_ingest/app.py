@@ -52,6 +52,7 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) 
     misfits = problems(loaded.config, plan(loaded.config)) + _demo_problems(loaded.config)
     if misfits:
         raise ConfigError([loaded.located(keys, message) for keys, message in misfits])
+    loaded.warnings.extend(loaded.located(keys, message) for keys, message in _unheard_markers(loaded.config))
     return loaded
 
 
@@ -439,6 +440,26 @@ def _sink_options(type_name: str) -> type[SinkOptions]:
     return load_sink(type_name).Options
 
 
+def _takes_markers(options: SinkOptions) -> bool:
+    """Whether the sink's form of output has a place for markers."""
+    return options.encoding == "envelope" or load_sink(options.type).handles_markers
+
+
+def _unheard_markers(config: PipelineConfig) -> list[tuple[tuple[str, ...], str]]:
+    return [
+        (
+            ("sinks", name, "markers"),
+            "raw output has no place for markers in line, so they are left out; write markers: none, or "
+            "markers: {sink: NAME} to keep them elsewhere",
+        )
+        for name, options in config.sinks.items()
+        if isinstance(options, SinkOptions)
+        and options.markers == "inline"
+        and "markers" in options.model_fields_set
+        and not _takes_markers(options)
+    ]
+
+
 def _routes(config: PipelineConfig) -> dict[str, Route]:
     routes = {}
     for name, subscription in config.subscriptions.items():
@@ -449,9 +470,7 @@ def _routes(config: PipelineConfig) -> dict[str, Route]:
             target: str | None = sink
             if isinstance(options.markers, MarkersElsewhere):
                 target = options.markers.sink
-            elif options.markers == "none" or not (
-                options.encoding == "envelope" or load_sink(options.type).handles_markers
-            ):
+            elif options.markers == "none" or not _takes_markers(options):
                 target = None
             if target is not None and target not in markers:
                 markers.append(target)
@@ -516,6 +535,7 @@ def _websocket_arguments(
         if endpoint.url.startswith("wss:")
         else None,
         "server_name": tls.server_name,
+        "proxy": endpoint.proxy.reveal if endpoint.proxy is not None else None,
         "compression": endpoint.compression,
         "max_message_size": endpoint.max_message_size,
         "engine": endpoint.engine,

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from jetsocket_ingest.config.fields import KeptText, UniqueTexts
+from jetsocket_ingest.config.proxy import parse_proxy
 from jetsocket_ingest.config.session import Session
 from jetsocket_ingest.config.types import ByteSize, ConfigModel, Contradictions, Duration, Secret
 
@@ -55,6 +56,11 @@ def _header_name(name: str) -> str:
 def _header_value(value: Secret) -> Secret:
     if any(character in value.reveal() for character in "\r\n\0"):
         raise ValueError("expected a header's value on one line, found one with a line break or NUL in it")
+    return value
+
+
+def _proxy(value: Secret) -> Secret:
+    parse_proxy(value.reveal())
     return value
 
 
@@ -220,12 +226,17 @@ class Endpoint(ConfigModel):
         UniqueTexts, AfterValidator(lambda names: [_protocol(name) for name in names])
     ] = Field(default_factory=list, description="WebSocket subprotocols to offer, best first.")
     tls: Tls = Field(default_factory=Tls, description="Certificates of a wss:// endpoint.")
+    proxy: Annotated[Secret, AfterValidator(_proxy)] | None = Field(
+        default=None,
+        description="Proxy to go through: http://, socks5:// (we resolve the url's host) or socks5h:// (the proxy does), "
+        "with user:password@ where it wants them; never prints.",
+    )
     compression: bool = Field(
         default=False, description="Offer permessage-deflate: fewer bytes for more CPU."
     )
     engine: Literal["auto", "websockets", "picows"] = Field(
         default="auto",
-        description="WebSocket implementation; auto takes the fastest installed one that can do what is asked.",
+        description="WebSocket implementation; auto takes the faster one, websockets. picows needs the extra [fast].",
     )
     max_message_size: Annotated[ByteSize, Field(ge=1)] = Field(
         default=16 * 1024 * 1024,
@@ -248,5 +259,7 @@ class Endpoint(ConfigModel):
         wrong = Contradictions()
         if self.tls.model_fields_set and not self.url.startswith("wss:"):
             wrong.add("tls", "has no effect on an address that does not begin with wss://")
+        if self.proxy is not None and self.url.startswith("demo:"):
+            wrong.add("proxy", "has no effect on demo://, whose feed runs inside this program")
         wrong.settle()
         return self

@@ -26,13 +26,12 @@ class ConnectBudget:
     def take(self, now: float) -> float:
         """The moment, `now` or later, at which the caller may begin. Moments are handed out in rising order."""
         moments = self._moments
-        while len(moments) > self._count:
+        # By age, not by number: where later ones are given back, these bound what comes next.
+        while moments and moments[0] <= now - self._per:
             moments.popleft()
-        moment = now
-        if moments:
-            moment = max(moment, moments[-1])
-        if len(moments) == self._count:
-            moment = max(moment, moments[0] + self._per)
+        moment = max(now, moments[-1]) if moments else now
+        if len(moments) >= self._count:
+            moment = max(moment, moments[-self._count] + self._per)
         moments.append(moment)
         return moment
 

@@ -91,6 +91,8 @@ class Connection(asyncio.BufferedProtocol):
         self._socket_paused = False
         # How it ends: set by whichever close frame is first, or by the fault that was found.
         self._ending: tuple[int, str] | None = None
+        # How TCP ended; it counts where nothing that came before, perhaps not looked at yet, says more.
+        self._loss = ""
         self._close_sent = False
         self._deaf = False
         self._lost = False
@@ -142,8 +144,7 @@ class Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
         if not self.accepted.done():
             self._refuse(self._why_not_accepted(exc))
-        if self._ending is None:
-            self._ending = 1006, _how_lost(exc)
+        self._loss = _how_lost(exc)
         self.resume_writing()
         self._finish()
 
@@ -340,8 +341,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._deaf and (self._paused or self._resting):
             return
         self._closed = self._deaf = True
-        assert self._ending is not None
-        self._listener.on_close(*self._ending)
+        self._listener.on_close(*(self._ending or (1006, self._loss)))
 
     # What the owner calls -------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import logging
@@ -28,8 +27,9 @@ _silent.setLevel(logging.CRITICAL + 1)  # what it finds, we tell
 
 async def dial(options: DialOptions, listener: Listener) -> Transport:
     """See `Dial`."""
-    connect = asyncio.get_running_loop().create_connection
-    return await open_connection(Connection("picows", options, listener, PicowsFrames), options, connect)
+    return await open_connection(
+        lambda options: Connection("picows", options, listener, PicowsFrames), options
+    )
 
 
 class _Nowhere:
@@ -111,6 +111,8 @@ class PicowsFrames:
             size = min(len(data), max(PIECE, len(buffer) // 2), len(buffer))
             buffer[:size] = data[:size]
             protocol.buffer_updated(size)
+            if protocol.transport.is_close_frame_sent:
+                return  # a violation: fed on, picows would hand out the very frame that it refused
             data = data[size:]
 
     def next_run(self) -> Run | None:

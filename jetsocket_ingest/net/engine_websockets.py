@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from jetsocket_ingest.net.connection import Connection
 from jetsocket_ingest.net.dialling import open_connection
 from jetsocket_ingest.net.frames import FrameReader
@@ -12,5 +10,6 @@ from jetsocket_ingest.net.transport import DialOptions, Listener, Transport
 
 async def dial(options: DialOptions, listener: Listener) -> Transport:
     """See `Dial`."""
-    connect = asyncio.get_running_loop().create_connection
-    return await open_connection(Connection("websockets", options, listener, FrameReader), options, connect)
+    return await open_connection(
+        lambda options: Connection("websockets", options, listener, FrameReader), options
+    )

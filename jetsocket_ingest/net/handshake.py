@@ -23,7 +23,7 @@ MAX_BODY = 1024
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: ([^\r\n]*))?")
 _NAME = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-_HEADER = re.compile(rb"(" + _NAME.encode() + rb"):[ \t]*([^\x00\r\n]*?)[ \t]*")
+_HEADER = re.compile(rb"(" + _NAME.encode() + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OURS = frozenset(
     ("connection", "upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions")
@@ -31,17 +31,23 @@ _OURS = frozenset(
 
 
 class HandshakeRedirected(HandshakeRefused):
-    """The peer sent us elsewhere. Redirects are not followed."""
+    """The peer sends us elsewhere.
 
-    def __init__(self, status: int, location: str, *, body: bytes = b"") -> None:
+    Attributes:
+        location: where to, as the peer wrote it; its query and login may be secret.
+    """
+
+    def __init__(self, status: int, location: str, *, why: str = "", body: bytes = b"") -> None:
         super().__init__(status, body=body)
-        target = urlsplit(location)
-        place = f"{target.scheme}://{target.netloc}{target.path}" if target.netloc else target.path
+        self.location = location
         words = (
-            f"the peer answered the opening handshake with a redirect (HTTP {status}) to {place or 'nowhere'}; "
-            "redirects are not followed: write the final address into `url`"
+            f"the peer answered the opening handshake with a redirect (HTTP {status}) to {_shown(location)}"
         )
-        self.args = (words,)
+        self.args = (f"{words}; {why}" if why else words,)
+
+    def refused(self, why: str) -> HandshakeRedirected:
+        """The same, that is not followed, and why."""
+        return HandshakeRedirected(self.status, self.location, why=why, body=self.body)
 
 
 class OpeningHandshake:
@@ -106,10 +112,12 @@ class OpeningHandshake:
         or HandshakeRefused once the refusal is complete (see `end` for one that stays incomplete).
         """
         received = self._received
+        # A head that comes byte by byte is not searched from its start each time.
+        searched = max(0, len(received) - 3)
         received += data
         while self._response is None:
-            head, separator, rest = received.partition(b"\r\n\r\n")
-            if not separator:
+            end = received.find(b"\r\n\r\n", searched)
+            if end < 0:
                 if len(received) > MAX_HEADER:
                     raise DialError(
                         f"the peer's answer to the opening handshake has more than {MAX_HEADER} bytes of head"
@@ -117,10 +125,11 @@ class OpeningHandshake:
                 if not b"HTTP/1.".startswith(received[:7]):
                     raise _not_http(bytes(received))
                 return None
-            response = _parse_head(bytes(head))
-            received[:] = rest
+            response = parse_head(bytes(received[:end]))
+            del received[: end + 4]
+            searched = 0
             if response.status_code == 101:
-                return self._accept(response, bytes(rest))
+                return self._accept(response, bytes(received))
             if response.status_code >= 200:
                 self._response = response
         if len(received) >= min(MAX_BODY, _content_length(self._response)) or received.endswith(
@@ -158,13 +167,24 @@ class OpeningHandshake:
 
     def _refusal(self, response: Response) -> HandshakeRefused:
         body = bytes(self._received)
-        if "chunked" in response.headers.get("Transfer-Encoding", "").lower():
+        if "chunked" in (_first(response, "Transfer-Encoding") or "").lower():
             body = _unchunk(body)
         body = body[:MAX_BODY]
         status = response.status_code
         if status in (301, 302, 303, 307, 308):
-            return HandshakeRedirected(status, response.headers.get("Location", ""), body=body)
-        return HandshakeRefused(status, retry_after=response.headers.get("Retry-After"), body=body)
+            return HandshakeRedirected(status, _first(response, "Location") or "", body=body)
+        return HandshakeRefused(status, retry_after=_first(response, "Retry-After"), body=body)
+
+
+def _shown(location: str) -> str:
+    """A redirect's target without what may be secret."""
+    try:
+        target = urlsplit(location)
+    except ValueError:
+        return "a malformed address"
+    place = target.netloc.rpartition("@")[2]
+    shown = f"{target.scheme}://{place}{target.path}" if place else target.path
+    return shown[:200] or "nowhere"
 
 
 def _parse(url: str) -> WebSocketURI:
@@ -180,33 +200,43 @@ def _parse(url: str) -> WebSocketURI:
     )
 
 
-def _parse_head(head: bytes) -> Response:
+def parse_head(head: bytes, *, sender: str = "the peer", advice: str = "check host and port") -> Response:
+    """Status line and headers of an answer, without the empty line at its end. Raises DialError, where `sender` names
+    who sent it, and `advice` tells what to do where it is no HTTP."""
     lines = head.split(b"\r\n")
     status = _STATUS_LINE.fullmatch(lines[0])
     if status is None:
-        raise _not_http(head)
+        raise _not_http(head, sender, advice)
     headers = Headers()
     for line in lines[1:]:
         header = _HEADER.fullmatch(line)
         if header is None:
             raise DialError(
-                f"the peer's answer to the opening handshake has a malformed header: {line[:100]!r}"
+                f"the answer of {sender} to the opening handshake has a malformed header: {line[:100]!r}"
             )
         headers[header[1].decode("ascii")] = header[2].decode("latin-1")
     return Response(int(status[1]), (status[2] or b"").decode("latin-1"), headers)
 
 
-def _not_http(received: bytes) -> DialError:
-    advice = "it may speak TLS: try wss://" if received[:1] in (b"\x15", b"\x16") else "check host and port"
+def _not_http(received: bytes, sender: str = "the peer", advice: str = "check host and port") -> DialError:
+    if received[:1] in (b"\x15", b"\x16"):
+        advice = "it may speak TLS: try wss://"
     return DialError(
-        f"the peer does not answer in HTTP/1.1; expected a status line, found {received[:40]!r}; {advice}"
+        f"{sender} does not answer in HTTP/1.1; expected a status line, found {received[:40]!r}; {advice}"
     )
+
+
+def _first(response: Response, name: str) -> str | None:
+    """The header's first value: asking the library for the only one raises where a peer repeats it."""
+    return next(iter(response.headers.get_all(name)), None)
 
 
 def _content_length(response: Response) -> int:
     """Bytes of body to wait for; without a length, until the peer closes."""
-    value = response.headers.get("Content-Length", "")
-    return int(value) if re.fullmatch(r"[0-9]{1,18}", value) else MAX_BODY
+    values = response.headers.get_all("Content-Length")
+    if len(set(values)) == 1 and re.fullmatch(r"[0-9]{1,18}", values[0]):
+        return int(values[0])
+    return MAX_BODY
 
 
 def _unchunk(body: bytes) -> bytes:

@@ -240,11 +240,16 @@ class MessageAssembler:
             self._binary = binary
         elif self._binary is not binary:
             return 0
-        if len(batch) + len(payloads) <= HANDOVER_MESSAGES and self._size + size <= HANDOVER_BYTES:
+        room = len(batch) + len(payloads) <= HANDOVER_MESSAGES and self._size + size <= HANDOVER_BYTES
+        # Under compression the frame source lets through what deflate may add, which these have no right to.
+        longest = self._max_message_size
+        if room and (self._inflater is None or max(map(len, payloads)) <= longest):
             batch += payloads
             self._size += size
             return len(payloads)
         for index, payload in enumerate(payloads):
+            if len(payload) > longest:
+                raise too_big(longest)
             if not self._room_for(len(payload)):
                 return index
             batch.append(payload)

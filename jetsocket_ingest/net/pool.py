@@ -203,7 +203,7 @@ class ConnectionPool(Generic[T]):
         self._kwargs = {"clock": self._clock, **(manager_kwargs or {})}
         self._core = PoolCore(self._config.max_connections, self._config.max_idle_time)
         self._sockets: dict[int, WebSocket[T]] = {}
-        self._waiting: dict[int, _Turn] = {}
+        self._waiting: dict[int, _Turn[T]] = {}
         self._waiter_ids = 0
         self._sent = self._received = self._reconnects = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -237,7 +237,7 @@ class ConnectionPool(Generic[T]):
         if connection._released or connection._pool is not self:  # noqa: SLF001  (the two halves of a lease)
             return
         key, socket = connection._key, connection._socket  # noqa: SLF001
-        quiet = socket.state is State.CONNECTED and connection._answered()  # noqa: SLF001
+        quiet = socket.up and connection._answered()  # noqa: SLF001
         self._detach(connection)
         if not quiet or self.is_closed:
             self._perform(self._core.discard(key, "released, and not known to be quiet"))
@@ -335,12 +335,13 @@ class ConnectionPool(Generic[T]):
         key: int | None = None
         try:
             async with asyncio.timeout(None if math.isinf(timeout) else timeout):
-                key, fresh = await self._wait_turn(uri, receiver)
+                lease, fresh = await self._wait_turn(uri, receiver)
+                key, socket = lease._key, lease._socket  # noqa: SLF001  (the two halves of a lease)
                 if self.is_closed:
                     raise PoolClosedError
-                socket = self._sockets[key]
                 if not fresh:
-                    if receiver is not None:
+                    # Where it was lost since, the receiver hears when it is back.
+                    if receiver is not None and socket.up:
                         receiver.on_connected()
                 elif receiver is not None:
                     socket.start()
@@ -355,13 +356,15 @@ class ConnectionPool(Generic[T]):
                 log.warning("pool.exhausted", max_connections=self._config.max_connections, timeout_s=timeout)
                 raise PoolExhaustedError(self._config.max_connections, timeout) from error
             raise
-        return PooledConnection(self, key, socket)
+        # What a fresh connection did to open is not the user's, so the lease counts from here.
+        return PooledConnection(self, key, socket) if fresh else lease
 
-    async def _wait_turn(self, uri: str, receiver: Receiver | None) -> tuple[int, bool]:
-        """The key of a connection, and whether it has yet to connect. Cancelled, nothing is lost."""
+    async def _wait_turn(self, uri: str, receiver: Receiver | None) -> tuple[PooledConnection[T], bool]:
+        """A connection, and whether it has yet to connect. Cancelled, nothing is lost."""
         self._waiter_ids += 1
         waiter = self._waiter_ids
-        turn = self._waiting[waiter] = _Turn(asyncio.get_running_loop().create_future(), receiver)
+        turn: _Turn[T] = _Turn(asyncio.get_running_loop().create_future(), receiver)
+        self._waiting[waiter] = turn
         try:
             self._perform(self._core.acquire(waiter, uri))
             return await turn.served
@@ -376,14 +379,16 @@ class ConnectionPool(Generic[T]):
         finally:
             del self._waiting[waiter]
 
-    def _take_back(self, key: int, fresh: bool) -> None:
-        """A connection whose waiter vanished before it was told."""
-        if fresh:
-            self._perform(self._core.discard(key, "its waiter was cancelled"))
-        else:
-            self._sockets[key].attach(_IdleWatch(self, key))
+    def _take_back(self, lease: PooledConnection[T], fresh: bool) -> None:
+        """A connection whose waiter vanished before it was told: still good, unless something happened since."""
+        key, socket = lease._key, lease._socket  # noqa: SLF001  (the two halves of a lease)
+        quiet = not fresh and socket.up and lease._answered()  # noqa: SLF001
+        self._detach(lease)
+        if quiet:
             self._core.settling(key)
             self._perform(self._core.settled(key, self._clock.monotonic()))
+        else:
+            self._perform(self._core.discard(key, "its waiter was cancelled"))
 
     def resolve(self, uri_or_path: str) -> str:
         """The URI that `acquire` takes a path for: joined to `base_uri`; an empty path is `base_uri` itself."""
@@ -397,7 +402,8 @@ class ConnectionPool(Generic[T]):
             )
         if not uri_or_path:
             return self._base_uri
-        return self._base_uri.rstrip("/") + "/" + uri_or_path.lstrip("/")
+        base, mark, query = self._base_uri.partition("?")
+        return base.rstrip("/") + "/" + uri_or_path.lstrip("/") + mark + query
 
     # Carrying out ---------------------------------------------------------------------------------------------------
 
@@ -415,12 +421,13 @@ class ConnectionPool(Generic[T]):
 
     def _serve(self, waiter: int, key: int, *, fresh: bool) -> None:
         turn = self._waiting[waiter]
+        lease = PooledConnection(self, key, self._sockets[key])
         if turn.served.done():
-            self._take_back(key, fresh)
+            self._take_back(lease, fresh)
             return
         # From this moment on, what arrives is the new user's.
         self._sockets[key].attach(turn.receiver)
-        turn.served.set_result((key, fresh))
+        turn.served.set_result((lease, fresh))
 
     async def _shut(self, key: int, reason: str) -> None:
         socket = self._sockets[key]
@@ -515,10 +522,10 @@ class ConnectionPool(Generic[T]):
 
 
 @dataclass(slots=True, frozen=True)
-class _Turn:
-    """One call of `acquire` that waits: `served` becomes the connection's key, and whether it has yet to connect."""
+class _Turn(Generic[T]):
+    """One call of `acquire` that waits: `served` becomes the connection, and whether it has yet to connect."""
 
-    served: asyncio.Future[tuple[int, bool]]
+    served: asyncio.Future[tuple[PooledConnection[T], bool]]
     receiver: Receiver | None
 
 

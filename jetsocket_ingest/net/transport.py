@@ -28,10 +28,13 @@ class DialOptions:
 
     Attributes:
         url: ws:// or wss:// URL.
-        headers: extra headers of the handshake; values may be secret, so they are never part of `repr`.
+        headers: extra headers of the handshake; values may be secret, so they are never part of `repr`. They are sent
+            again where the same host redirects, and to no other host.
         subprotocols: offered, best first.
         tls: context for wss://; None means the system's trust store with verification on.
         server_name: name that the certificate is checked against, and that is sent as SNI; None means the URL's host.
+        proxy: http://, socks5:// or socks5h:// URL of a proxy to go through, with user and password where it wants
+            them; None goes directly.
         compression: offer permessage-deflate.
         max_message_size: bytes of a message after joining fragments and inflating; a longer one closes with 1009.
         clock: stamps hand-overs.
@@ -42,6 +45,7 @@ class DialOptions:
     subprotocols: Sequence[str] = ()
     tls: ssl.SSLContext | None = None
     server_name: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     compression: bool = False
     max_message_size: int = 16 * 1024 * 1024
     clock: Clock = field(default_factory=SystemClock)

@@ -88,6 +88,7 @@ class WebSocket(Generic[T]):
         resolve: turns `uri` into the URL to dial, at every connect: the place for secrets in a query.
         headers: a mapping, or a callable that is asked at every connect.
         subprotocols, tls, server_name, compression, max_message_size: see `DialOptions`.
+        proxy: see `DialOptions`; a callable is asked at every connect.
         engine: `websockets`, `picows`, or `auto`: the faster of them.
         policy, timing: when to reconnect, and after what silence; see `ReconnectPolicy` and `Timing`.
         budget: bounds the rate of attempts; share one among all connections that a provider counts together.
@@ -109,6 +110,7 @@ class WebSocket(Generic[T]):
         server_name: str | None = None,
         compression: bool = False,
         max_message_size: int = 16 * 1024 * 1024,
+        proxy: str | Callable[[], str] | None = None,
         engine: Engine = "auto",
         policy: ReconnectPolicy | None = None,
         timing: Timing | None = None,
@@ -125,6 +127,7 @@ class WebSocket(Generic[T]):
         """The trace context of the last dial, for links."""
         self._resolve = resolve
         self._server_name = server_name
+        self._proxy = proxy
         self._headers: Headers = headers if headers is not None else {}
         self._subprotocols = tuple(subprotocols)
         self._tls = tls
@@ -142,10 +145,14 @@ class WebSocket(Generic[T]):
         self._link: _Link | None = None
         self._dialling: asyncio.Task[Transport] | None = None
         self._opening: asyncio.Task[None] | None = None
+        """The `on_open` of the present connection, while it runs."""
+        self._openings: set[asyncio.Task[None]] = set()
+        """That one, and those of earlier connections that linger although they were cancelled."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._paused = False
-        self._watchers: set[asyncio.Future[None]] = set()
+        self._watchers: dict[asyncio.Future[None], None] = {}
+        """In the order they came, and so they are woken."""
 
     # For users ------------------------------------------------------------------------------------------------------
 
@@ -202,13 +209,14 @@ class WebSocket(Generic[T]):
 
     async def wait_up(self) -> None:
         """Return when connected; raises what made it fail, or ConnectionClosed where it was closed."""
-        await self._until(self._settled)
+        await self._until(lambda: self.up or self.state.terminal)
         if self.state is not State.CONNECTED:
             raise self.error or ConnectionClosed(1006, "closed while connecting")
 
-    def _settled(self) -> bool:
-        up = self.state is State.CONNECTED and self._opening is None
-        return up or self.state.terminal
+    @property
+    def up(self) -> bool:
+        """Connected, and `on_open` is done."""
+        return self.state is State.CONNECTED and self._opening is None
 
     async def send(self, message: Any) -> None:
         """Send text (`str`), binary (`bytes`-like), or anything else as JSON text; waits while the write buffer is full.
@@ -316,10 +324,7 @@ class WebSocket(Generic[T]):
     def gone(self) -> bool:
         """In a terminal state, with no socket and no task left."""
         return (
-            self.state.terminal
-            and self._transport is None
-            and self._dialling is None
-            and self._opening is None
+            self.state.terminal and self._transport is None and self._dialling is None and not self._openings
         )
 
     async def wait_gone(self) -> None:
@@ -350,63 +355,86 @@ class WebSocket(Generic[T]):
                 case life_.Dial():
                     self._begin_dial()
                 case life_.CancelDial():
-                    if self._dialling is not None:
-                        self._dialling.cancel()
-                case life_.Ping(payload):
-                    if self._transport is not None:
-                        self._transport.ping(payload)
-                case life_.Close(code, reason):
-                    if self._transport is not None:
-                        self._transport.close(code, reason)
-                case life_.Abort():
-                    if self._transport is not None:
-                        self._transport.abort()
+                    self._cancel_dial()
+                case _:
+                    self._tell_transport(action)
         self._schedule()
         self._notify()
+
+    def _tell_transport(self, action: life_.Ping | life_.Close | life_.Abort) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        match action:
+            case life_.Ping(payload):
+                transport.ping(payload)
+            case life_.Close(code, reason):
+                transport.close(code, reason)
+            case life_.Abort():
+                transport.abort()
 
     def _changed(self, change: Changed) -> None:
         if change.state is State.CONNECTED and self._life.connects > 1:
             self.counters.reconnects += 1
         try:
             self._receiver.on_changed(change)
-            if change.state is State.CONNECTED:
+            if change.state is State.CONNECTED and self.state is State.CONNECTED:
                 self._connected()
         except Exception as error:  # noqa: BLE001  (a receiver's bug must end the connection, told, never in silence)
             self.fail(error)
 
     def _connected(self) -> None:
         if self._on_open is None:
-            self._receiver.on_connected()
+            self._ready()
             return
         assert self._loop is not None
         self._opening = self._loop.create_task(self._run_on_open(self._on_open))
+        self._openings.add(self._opening)
         self._opening.add_done_callback(self._opened)
 
     async def _run_on_open(self, on_open: Callable[[WebSocket[T]], Awaitable[None]]) -> None:
         await on_open(self)
 
+    def _ready(self) -> None:
+        try:
+            self._receiver.on_connected()
+        except Exception as error:  # noqa: BLE001  (as in _changed)
+            self.fail(error)
+
     def _opened(self, task: asyncio.Task[None]) -> None:
-        self._opening = None
+        self._openings.discard(task)
+        present = task is self._opening
+        if present:
+            self._opening = None
         error = None if task.cancelled() else task.exception()
         if isinstance(error, ConnectionClosed):
             pass  # it went down meanwhile: `lost` tells
         elif isinstance(error, Exception):
             self.fail(error)
-        elif self.state is State.CONNECTED:
-            self._receiver.on_connected()
+        elif present and self.state is State.CONNECTED:
+            self._ready()
         self._notify()
 
     def _begin_dial(self) -> None:
         assert self._loop is not None
+        if self.state not in (State.CONNECTING, State.RECONNECTING):
+            return  # ended by whoever heard of the change: nobody would cancel this dial
         self.counters.attempts += 1
         link = _Link(self)
         self._dialling = self._loop.create_task(self._run_dial(link))
         self._dialling.add_done_callback(lambda task: self._dial_ended(task, link))
 
+    def _cancel_dial(self) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+        else:  # ended by whoever heard of the change, before the dial began
+            self._feed(self._life.dial_failed(self._now(), None))
+
     async def _run_dial(self, link: _Link) -> Transport:
         try:
             url = self._resolve(self.uri) if self._resolve is not None else self.uri
             headers = self._headers() if callable(self._headers) else self._headers
+            proxy = self._proxy() if callable(self._proxy) else self._proxy
         except OperatorError as error:
             # A secret file may be away for the moment in which it is replaced.
             raise DialError(str(error)) from error
@@ -416,6 +444,7 @@ class WebSocket(Generic[T]):
             subprotocols=self._subprotocols,
             tls=self._tls,
             server_name=self._server_name,
+            proxy=proxy,
             compression=self._compression,
             max_message_size=self._max_message_size,
             clock=self._clock,
@@ -476,6 +505,7 @@ class WebSocket(Generic[T]):
             self._transport = self._link = None
             if self._opening is not None:
                 self._opening.cancel()
+                self._opening = None
             self._feed(self._life.lost(self._now(), code, reason))
 
     def _schedule(self) -> None:
@@ -497,11 +527,11 @@ class WebSocket(Generic[T]):
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             watcher = asyncio.get_running_loop().create_future()
-            self._watchers.add(watcher)
+            self._watchers[watcher] = None
             try:
                 await watcher
             finally:
-                self._watchers.discard(watcher)
+                del self._watchers[watcher]
 
     def _notify(self) -> None:
         for watcher in self._watchers:

@@ -15,6 +15,8 @@ from jetsocket_ingest.testing.transport_cases.compression import CompressionScen
 from jetsocket_ingest.testing.transport_cases.flow import EndScenarios, FlowScenarios
 from jetsocket_ingest.testing.transport_cases.messages import MessageScenarios, ViolationScenarios
 from jetsocket_ingest.testing.transport_cases.openings import CancellationScenarios, HandshakeScenarios
+from jetsocket_ingest.testing.transport_cases.proxies import ProxyScenarios
+from jetsocket_ingest.testing.transport_cases.redirects import RedirectScenarios
 from jetsocket_ingest.testing.transport_cases.tls import TlsScenarios
 
 
@@ -27,6 +29,8 @@ class TransportContract(
     HandshakeScenarios,
     CancellationScenarios,
     TlsScenarios,
+    ProxyScenarios,
+    RedirectScenarios,
 ):
     """All scenarios. A subclass names its `engine` and gives its `dial`; `loop_factory` chooses the event loop."""
 

@@ -13,6 +13,8 @@ from jetsocket_ingest.testing.transport_cases.flow import FlowScenarios  # noqa:
 from jetsocket_ingest.testing.transport_cases.messages import MessageScenarios  # noqa: E402
 from jetsocket_ingest.testing.transport_cases.openings import CancellationScenarios  # noqa: E402
 from jetsocket_ingest.testing.transport_cases.peers import Scenarios  # noqa: E402
+from jetsocket_ingest.testing.transport_cases.proxies import ProxyScenarios  # noqa: E402
+from jetsocket_ingest.testing.transport_cases.redirects import RedirectScenarios  # noqa: E402
 from jetsocket_ingest.testing.transport_cases.tls import TlsScenarios  # noqa: E402
 from jetsocket_ingest.testing.transport_contract import TransportContract  # noqa: E402
 
@@ -31,7 +33,9 @@ class Picows(Scenarios):
         return dial_for("picows")
 
 
-class OnUvloop(MessageScenarios, FlowScenarios, CancellationScenarios, TlsScenarios):
+class OnUvloop(
+    MessageScenarios, FlowScenarios, CancellationScenarios, TlsScenarios, ProxyScenarios, RedirectScenarios
+):
     loop_factory = staticmethod(uvloop.new_event_loop)
 
 

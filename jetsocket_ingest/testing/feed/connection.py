@@ -6,6 +6,7 @@ import json
 from asyncio import TimerHandle
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
+from typing import cast
 
 from websockets.exceptions import ConnectionClosed
 
@@ -55,6 +56,11 @@ class FeedConnection:
     @property
     def path(self) -> str:
         return self.handshake.path
+
+    @property
+    def client_port(self) -> int:
+        """The port that it came from."""
+        return cast("int", self._wire.remote_address[1])
 
     @property
     def writable(self) -> bool:

@@ -11,6 +11,7 @@ from jetsocket_ingest.testing.feed.hub import Hub
 from jetsocket_ingest.testing.feed.market import Stream
 from jetsocket_ingest.testing.feed.schedule import close_code
 from jetsocket_ingest.testing.feed.wire import BINARY, HANDSHAKE_TIMEOUT, frame
+from jetsocket_ingest.testing.proxy import FaultProxy
 
 T = TypeVar("T")
 
@@ -68,10 +69,12 @@ class Faults:
     Attributes:
         handshake, handshake_delay, welcome, requests, acks, ack_delay: what is armed; the server asks them.
         refused: streams turned down although they exist.
+        proxy: what stands before the feed, where scheduled faults of the line want one.
     """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self.proxy: FaultProxy | None = None
         self.handshake: Armed[Refusal] = Armed()
         self.handshake_delay: Armed[float] = Armed()
         self.welcome: Armed[Farewell] = Armed()
@@ -79,6 +82,16 @@ class Faults:
         self.acks: Armed[bool] = Armed()
         self.ack_delay: Armed[float] = Armed()
         self.refused: frozenset[str] = frozenset()
+
+    @property
+    def line(self) -> FaultProxy:
+        """The network before the feed. Raises RuntimeError where there is none."""
+        if self.proxy is None:
+            raise RuntimeError(
+                "this feed has no proxy before it: name a fault of the line in FeedOptions.faults, "
+                "or put a FaultProxy of your own before the feed's port"
+            )
+        return self.proxy
 
     # Ends of a connection.
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from jetsocket_ingest.config.types import parse_duration
 from jetsocket_ingest.errors import ConfigError
 from jetsocket_ingest.testing.feed.market import stream_names
-from jetsocket_ingest.testing.feed.schedule import ScheduledFault, schedule
+from jetsocket_ingest.testing.feed.schedule import ScheduledFault, schedule, seconds
 
 MOST_STREAMS = 100_000
 MOST_BYTES = 64 * 1024 * 1024
@@ -142,7 +141,7 @@ def demo_options(url: str) -> FeedOptions:
             if name == "fault":
                 faults += text.split(",")
             elif name == "every":
-                every += [_seconds(part) for part in text.split(",")]
+                every += [seconds(part) for part in text.split(",")]
             elif name not in _PARAMETERS:
                 problems.append(
                     f"{url}: unknown parameter {name!r}; known are: {', '.join([*_PARAMETERS, 'fault', 'every'])}"
@@ -177,14 +176,6 @@ def _split(url: str) -> Any:
     return parts
 
 
-def _seconds(text: str) -> float:
-    """`5`, `0.5`, `5s` or `500ms` → seconds."""
-    try:
-        return float(text)
-    except ValueError:
-        return float(parse_duration(text))
-
-
 def _streams_of(text: str) -> int | list[str]:
     return int(text) if text.strip().isdecimal() else text.split(",")
 
@@ -199,11 +190,11 @@ _PARAMETERS: dict[str, tuple[str, Callable[[str], object]]] = {
     "rate": (_RULES["rate"][0], float),
     "streams": ("a number, or names with commas between", _streams_of),
     "size": (_RULES["size"][0], int),
-    "heartbeat": ("seconds such as 5, or 500ms", _seconds),
+    "heartbeat": ("seconds such as 5, or 500ms", seconds),
     "seed": (_RULES["seed"][0], int),
     "limit": (_RULES["limit"][0], int),
     "compression": ("on or off", _switch),
-    "ack_delay": ("seconds such as 1.5, or 500ms", _seconds),
+    "ack_delay": ("seconds such as 1.5, or 500ms", seconds),
     "max_streams_per_connection": (_RULES["max_streams_per_connection"][0], int),
 }
 

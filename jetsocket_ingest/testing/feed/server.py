@@ -30,8 +30,12 @@ from jetsocket_ingest.testing.feed.records import Handshake, Sent
 from jetsocket_ingest.testing.feed.requests import Rules, answer
 from jetsocket_ingest.testing.feed.schedule import ScheduledFault
 from jetsocket_ingest.testing.feed.wire import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, Wire
+from jetsocket_ingest.testing.proxy import FaultProxy
+from jetsocket_ingest.testing.waiting import Conditions
 
 STOP_TIMEOUT = 1.0
+INSIDE = "127.0.0.1"
+"""Where the feed listens that has a proxy before it."""
 REMEMBERED_HANDSHAKES = 10_000
 
 Condition = Callable[["FeedServer"], object]
@@ -80,8 +84,7 @@ class FeedServer:
         self._server: Server | None = None
         self._wires: set[Wire] = set()
         self._timers: dict[object, asyncio.TimerHandle] = {}
-        self._waiting: dict[asyncio.Future[None], Condition] = {}
-        self._check_due = False
+        self._conditions: Conditions[FeedServer] = Conditions(self)
 
     def __repr__(self) -> str:
         state = f"serving {self.url}" if self._server else "stopped"
@@ -141,32 +144,10 @@ class FeedServer:
 
         Raises TimeoutError, which tells the state of the feed, after `timeout` seconds.
         """
-        if condition(self):
-            return
-        done = asyncio.get_running_loop().create_future()
-        self._waiting[done] = condition
-        try:
-            async with asyncio.timeout(timeout):
-                await done
-        except TimeoutError:
-            raise TimeoutError(f"what was waited for did not happen within {timeout:g} s: {self!r}") from None
-        finally:
-            del self._waiting[done]
+        await self._conditions.wait_for(condition, timeout)
 
     def _changed(self) -> None:
-        if self._waiting and not self._check_due:
-            self._check_due = True
-            asyncio.get_running_loop().call_soon(self._check)
-
-    def _check(self) -> None:
-        self._check_due = False
-        for done, condition in self._waiting.items():
-            if not done.done():
-                try:
-                    if condition(self):
-                        done.set_result(None)
-                except Exception as error:  # noqa: BLE001  (it is the waiter's own, and goes to the waiter)
-                    done.set_exception(error)
+        self._conditions.changed()
 
     async def publish(self, stream: str, count: int = 1) -> int:
         """Send the next `count` messages of a stream now; return the last number given.
@@ -191,13 +172,15 @@ class FeedServer:
         if self._server:
             raise RuntimeError(f"the feed already serves {self.url}")
         options = self.options
+        proxied = any(fault.kind.line for fault in options.faults)
+        host, port = (INSIDE, 0) if proxied else (self._host, self.port)
         # The library asks for a class but only ever calls it.
         wire: Any = partial(Wire, wires=self._wires, heard=self._changed)
         try:
             self._server = await serve(
                 self._serve,
-                options.host,
-                self.port,
+                host,
+                port,
                 create_connection=wire,
                 process_request=self._judge_handshake,
                 process_response=self._note_response,
@@ -212,12 +195,30 @@ class FeedServer:
             )
         except OSError as error:
             raise OperatorError(
-                f"the feed cannot listen on {options.host} port {self.port}: {error.strerror or error}. "
+                f"the feed cannot listen on {host} port {port}: {error.strerror or error}. "
                 "Choose another port (0 takes any free one) or host, or end the program that has it."
             ) from error
-        self._host, self.port = self._server.sockets[0].getsockname()[:2]
-        self._check_due = False
+        host, port = self._server.sockets[0].getsockname()[:2]
+        if proxied:
+            host, port = await self._start_proxy(port)
+        self._host, self.port = host, port
         self._start_timers()
+
+    async def _start_proxy(self, inside: int) -> tuple[str, int]:
+        """Put a proxy before the feed; where it listens."""
+        proxy = FaultProxy(
+            INSIDE, inside, host=self._host, port=self.port, random=random.Random(self.options.seed)
+        )
+        try:
+            await proxy.start()
+        except OperatorError:
+            await self.stop()
+            raise
+        self.faults.proxy = proxy
+        for fault in self.options.faults:
+            if fault.kind.standing:
+                fault.strike(self.faults, None)
+        return proxy.host, proxy.port
 
     async def stop(self) -> None:
         """Stop listening and close every connection with 1001; clients that have not gone after a second are dropped.
@@ -247,6 +248,9 @@ class FeedServer:
                 wire.drop_after(STOP_TIMEOUT)
         server.close(close_connections=False)
         await server.wait_closed()
+        proxy, self.faults.proxy = self.faults.proxy, None
+        if proxy is not None:
+            await proxy.stop(patience=STOP_TIMEOUT)
 
     # Timers.
 
@@ -256,6 +260,8 @@ class FeedServer:
             pacer = Pacer(self.options.rate, loop.time())
             self._timers[pacer] = loop.call_at(pacer.next_tick(loop.time()), self._tick, pacer)
         for place, fault in enumerate(self.options.faults):
+            if fault.kind.standing:
+                continue
             self._timers[place] = loop.call_later(fault.every, self._strike, place, fault)
 
     def _tick(self, pacer: Pacer) -> None:

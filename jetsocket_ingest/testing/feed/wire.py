@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
+
+from jetsocket_ingest.testing.resets import reset
 
 if TYPE_CHECKING:
     from jetsocket_ingest.testing.feed.records import Handshake
@@ -169,12 +169,7 @@ class Wire(ServerConnection):
     def rst(self) -> None:
         """Throw the socket away, so that the client's next read fails with ECONNRESET."""
         self.mute = True
-        raw = self.transport.get_extra_info("socket")
-        if raw is not None and raw.fileno() >= 0:
-            # The option belongs to the open socket, which a duplicate shares; event loops hand out different proxies.
-            with socket.socket(fileno=os.dup(raw.fileno())) as shared:
-                shared.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+        reset(self.transport)
 
     def fin(self) -> None:
         """End the stream of bytes without a close frame; what is queued still arrives."""

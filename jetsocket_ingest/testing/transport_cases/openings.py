@@ -52,6 +52,30 @@ class Dialling(Scenarios):
         assert len(str(error)) > 20
         return error
 
+    async def cancel_at_each_turn(
+        self, script: Script, scheme: str, listen: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        """Cancel a dial after 0, 1, 2, … turns of the loop, until one is over before; nothing may be left of any."""
+        for count in range(10_000):
+            before = open_sockets()
+            heard = Heard()
+            async with raw_server(script, **listen) as port:
+                url = f"{scheme}://127.0.0.1:{port}/"
+                dialling = asyncio.ensure_future(self.dial()(DialOptions(url, **options), heard))
+                await turns(count)
+                finished = dialling.done()
+                dialling.cancel()
+                await asyncio.wait([dialling])
+                if not dialling.cancelled():
+                    await self.end(dialling.result(), heard)
+                else:
+                    await turns(10)
+                    assert (heard.batches, heard.closed) == ([], None)
+            await until(lambda before=before: open_sockets() == before)  # type: ignore[misc]  # mypy: default of a lambda
+            if finished:
+                assert count > 3
+                return
+
 
 class HandshakeScenarios(Dialling):
     """The opening handshake."""
@@ -348,7 +372,7 @@ class CancellationScenarios(Dialling):
             await turns(3)
             peer.accept(glued=frame(TEXT, b"early") + close_frame(1000))
 
-        await self._cancel_at_each_turn(script, "ws", {}, {})
+        await self.cancel_at_each_turn(script, "ws", {}, {})
 
     @scenario
     async def test_a_dial_over_tls_can_be_cancelled_at_any_turn_of_the_loop(self) -> None:
@@ -360,27 +384,4 @@ class CancellationScenarios(Dialling):
 
         listen = {"ssl": certificates.server(certificates.good)}
         options = {"tls": certificates.trusting(), "server_name": "localhost"}
-        await self._cancel_at_each_turn(script, "wss", listen, options)
-
-    async def _cancel_at_each_turn(
-        self, script: Script, scheme: str, listen: dict[str, Any], options: dict[str, Any]
-    ) -> None:
-        for count in range(10_000):
-            before = open_sockets()
-            heard = Heard()
-            async with raw_server(script, **listen) as port:
-                url = f"{scheme}://127.0.0.1:{port}/"
-                dialling = asyncio.ensure_future(self.dial()(DialOptions(url, **options), heard))
-                await turns(count)
-                finished = dialling.done()
-                dialling.cancel()
-                await asyncio.wait([dialling])
-                if not dialling.cancelled():
-                    await self.end(dialling.result(), heard)
-                else:
-                    await turns(10)
-                    assert (heard.batches, heard.closed) == ([], None)
-            await until(lambda before=before: open_sockets() == before)  # type: ignore[misc]  # mypy: default of a lambda
-            if finished:
-                assert count > 3
-                return
+        await self.cancel_at_each_turn(script, "wss", listen, options)

@@ -77,7 +77,7 @@ _script_failures: ContextVar[list[AssertionError]] = ContextVar("script_failures
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop run until it holds; the scenario's deadline ends a wait that is in vain."""
     while not condition():
-        for failure in _script_failures.get():
+        for failure in _script_failures.get(()):  # none where it is used outside a scenario
             raise failure
         await asyncio.sleep(0)
 

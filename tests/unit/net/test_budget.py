@@ -32,7 +32,9 @@ def test_a_moment_given_back_can_be_had_again() -> None:
     st.floats(0.1, 100),
     st.lists(st.tuples(st.floats(0, 50), st.booleans()), max_size=60),
 )
-def test_no_window_holds_more_than_the_budget(count: int, per: float, steps: list[tuple[float, bool]]) -> None:
+def test_no_window_holds_more_than_the_budget(
+    count: int, per: float, steps: list[tuple[float, bool]]
+) -> None:
     budget, now, begun = ConnectBudget(count, per), 0.0, []
     for wait, cancel in steps:
         now += wait

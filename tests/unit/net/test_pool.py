@@ -98,6 +98,12 @@ def test_a_relative_path_needs_a_base_uri() -> None:
     run_virtual(main())
 
 
+def test_a_path_is_joined_before_the_query_of_the_base_uri() -> None:
+    pool: ConnectionPool[Any] = ConnectionPool(base_uri="wss://feed.test/ws/?v=2")
+    assert pool.resolve("/btc") == "wss://feed.test/ws/btc?v=2"
+    assert pool.resolve("") == "wss://feed.test/ws/?v=2"
+
+
 def test_an_idle_connection_of_another_uri_is_evicted_when_the_pool_is_full() -> None:
     network = Network()
 

@@ -1,0 +1,1 @@
+"""Hostile bytes: mutated frames and handshakes through both engines."""
