@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: run test check format lint types layers fast-tests docs-generated bench clean help
+.PHONY: run test check format lint types layers fast-tests docs-generated bench autobahn soak-sim clean help
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -37,12 +37,26 @@ layers: $(INSTALLED)
 	@$(BIN)/lint-imports --no-cache --no-logo 2>&1
 
 fast-tests: $(INSTALLED)
-	@$(BIN)/python -m pytest --quiet -m "not slow"
+	@$(BIN)/python -m pytest --quiet -n 2 -m "not slow" tests/unit
 
 docs-generated: $(INSTALLED) ## Write the generated pages of docs/ anew
 	@$(BIN)/python -m jetsocket_ingest.telemetry.reference > docs/telemetry.md
 	@$(BIN)/jetsocket-ingest config reference > docs/configuration.md
 	@$(BIN)/jetsocket-ingest config schema > docs/config.schema.json
+
+bench: $(INSTALLED) ## CPU a message beside the floor of the machine; some minutes
+	@$(BIN)/python -m benchmarks --save
+	@$(BIN)/python -m benchmarks.report > docs/performance.md
+
+autobahn: $(INSTALLED) ## WebSocket conformance of both engines, half an hour; AUTOBAHN='--minutes 8' stops, the next run goes on
+	@$(BIN)/python -m tests.autobahn $(AUTOBAHN)
+
+soak-sim: $(INSTALLED) ## Worlds of simulated connections, SEEDS=2000 from FIRST=0; SEED=n replays one and prints its history
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000) --first $(or $(FIRST),0))
+
+SEEDS ?= 2000
+soak-sim: $(INSTALLED) ## Simulated worlds for connections and pool; SEEDS=n, SEED=n replays one
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
