@@ -61,7 +61,7 @@ SCENARIOS = [
     Scenario("file, envelope", "{{type: file, path: {target}}}", "file"),
     Scenario(
         "Kafka, librdkafka, no headers",
-        "{{type: kafka, bootstrap_servers: [{servers}], topic: {target}, headers: none, create_topics: {{enabled: true}}}}",
+        "{{type: kafka, bootstrap_servers: [{servers}], topic: {target}, headers: none, markers: none, create_topics: {{enabled: true}}}}",
         "kafka",
     ),
     Scenario(

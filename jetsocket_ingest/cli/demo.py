@@ -46,7 +46,7 @@ class Streams(click.ParamType["int | list[str]"]):
 
 _SECONDS = Seconds()
 _FAULTS = "\n".join(
-    f"  {name + (f':{kind.value:.10g}' if kind.value is not None else ''):<24}{kind.about}"
+    f"  {name + (f':{kind.show(kind.value)}' if kind.value is not None else ''):<24}{kind.about}"
     for name, kind in KINDS.items()
 )
 
@@ -79,13 +79,13 @@ _FAULTS = "\n".join(
     "faults",
     multiple=True,
     metavar="NAME[:VALUE]",
-    help="Do this wrong, again and again; repeatable.",
+    help="Do this wrong, again and again or all the time; repeatable.",
 )
 @click.option(
     "--every",
     type=_SECONDS,
     multiple=True,
-    help="How often: once for all faults, or once for each.  [default: 10]",
+    help="How often: once for all faults that strike, or once for each.  [default: 10]",
 )
 @click.option("--duration", type=_SECONDS, help="Stop after this time.  [default: at Ctrl-C]")
 def demo(
