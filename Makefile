@@ -54,9 +54,5 @@ autobahn: $(INSTALLED) ## WebSocket conformance of both engines, half an hour; A
 soak-sim: $(INSTALLED) ## Worlds of simulated connections, SEEDS=2000 from FIRST=0; SEED=n replays one and prints its history
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000) --first $(or $(FIRST),0))
 
-SEEDS ?= 2000
-soak-sim: $(INSTALLED) ## Simulated worlds for connections and pool; SEEDS=n, SEED=n replays one
-	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
-
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
