@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Assertions of shipped test code explain themselves only where pytest knows of it before it is imported.
+pytest.register_assert_rewrite("jetsocket_ingest.testing.transport_cases")
+
 if TYPE_CHECKING:
     from tests.support.kafka import KafkaBroker
 

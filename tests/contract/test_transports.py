@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
 import uvloop
 
-pytest.register_assert_rewrite("jetsocket_ingest.testing.transport_cases")
-
-from jetsocket_ingest.net.engines import dial_for  # noqa: E402  (assertions must be made to explain themselves first)
-from jetsocket_ingest.net.transport import Dial  # noqa: E402
-from jetsocket_ingest.testing.transport_cases.flow import FlowScenarios  # noqa: E402
-from jetsocket_ingest.testing.transport_cases.messages import MessageScenarios  # noqa: E402
-from jetsocket_ingest.testing.transport_cases.openings import CancellationScenarios  # noqa: E402
-from jetsocket_ingest.testing.transport_cases.peers import Scenarios  # noqa: E402
-from jetsocket_ingest.testing.transport_cases.proxies import ProxyScenarios  # noqa: E402
-from jetsocket_ingest.testing.transport_cases.redirects import RedirectScenarios  # noqa: E402
-from jetsocket_ingest.testing.transport_cases.tls import TlsScenarios  # noqa: E402
-from jetsocket_ingest.testing.transport_contract import TransportContract  # noqa: E402
+from jetsocket_ingest.net.engines import dial_for
+from jetsocket_ingest.net.transport import Dial
+from jetsocket_ingest.testing.transport_cases.flow import FlowScenarios
+from jetsocket_ingest.testing.transport_cases.messages import MessageScenarios
+from jetsocket_ingest.testing.transport_cases.openings import CancellationScenarios
+from jetsocket_ingest.testing.transport_cases.peers import Scenarios
+from jetsocket_ingest.testing.transport_cases.proxies import ProxyScenarios
+from jetsocket_ingest.testing.transport_cases.redirects import RedirectScenarios
+from jetsocket_ingest.testing.transport_cases.tls import TlsScenarios
+from jetsocket_ingest.testing.transport_contract import TransportContract
 
 
 class Websockets(Scenarios):
