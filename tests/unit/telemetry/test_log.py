@@ -118,7 +118,7 @@ def test_an_exception_object_is_rendered_like_a_current_one(stream: io.StringIO)
 
 
 @pytest.mark.parametrize(
-    "library", ["websockets.client", "kafka.conn", "picows", "asyncio", "aiohttp.server"]
+    "library", ["websockets.client", "aiohttp.conn", "picows", "asyncio", "aiohttp.server"]
 )
 def test_libraries_speak_through_the_same_renderer_from_warning_upward(
     library: str, stream: io.StringIO
@@ -133,8 +133,8 @@ def test_libraries_speak_through_the_same_renderer_from_warning_upward(
 
 def test_at_level_error_libraries_keep_their_warnings_to_themselves(stream: io.StringIO) -> None:
     configure_logging("json", "error", stream)
-    logging.getLogger("kafka").warning("not this")
-    logging.getLogger("kafka").error("this", exc_info=ValueError("why"))
+    logging.getLogger("aiohttp").warning("not this")
+    logging.getLogger("aiohttp").error("this", exc_info=ValueError("why"))
     (line,) = lines(stream)
     assert (line["message"], line["exception"]) == ("this", "ValueError: why\n")
 
@@ -142,7 +142,7 @@ def test_at_level_error_libraries_keep_their_warnings_to_themselves(stream: io.S
 def test_a_librarys_broken_message_is_shown_as_it_is(stream: io.StringIO) -> None:
     logging.getLogger().handlers.clear()  # pytest's own handler raises
     configure_logging("json", "info", stream)
-    logging.getLogger("kafka").warning("%d %d", "x")
+    logging.getLogger("aiohttp").warning("%d %d", "x")
     assert lines(stream)[0]["message"] == "'%d %d' % ('x',)"
 
 
@@ -162,7 +162,7 @@ def test_configuring_again_moves_every_line_to_the_new_stream(stream: io.StringI
     second = io.StringIO()
     configure_logging("json", "debug", second)
     early.debug("pool.closing")
-    logging.getLogger("kafka").warning("hm")
+    logging.getLogger("aiohttp").warning("hm")
     assert stream.getvalue() == ""
     assert [line["event"] for line in lines(second)] == ["pool.closing", "library.message"]
 
