@@ -28,7 +28,7 @@ class TestDiscard(SinkContract):
     keeps_records = False
 
     def make_sink(self, place: Path, context: SinkContext) -> DiscardSink:
-        return DiscardSink(SinkOptions(type="discard"), context)
+        return DiscardSink(DiscardOptions(type="discard"), context)
 
     def count_back(self, sink: Sink[Any], place: Path) -> int:
         assert isinstance(sink, DiscardSink)
