@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import msgspec
 import zstandard
 
-from jetsocket_ingest.sink import Record, Sink, SinkContext, SinkOptions
+from jetsocket_ingest.sink import Record, Sink, SinkContext
 from jetsocket_ingest.testing.sink_contract import SinkContract
 from jetsocket_ingest.testing.sink_support import Envelope
-from jetsocket_sinks.discard import DiscardSink
+from jetsocket_sinks.discard import DiscardOptions, DiscardSink
 from jetsocket_sinks.file import FileOptions, FileSink
 from jetsocket_sinks.file.disk import Disk
 from jetsocket_sinks.stdout import StdoutOptions, StdoutSink
